@@ -1,0 +1,54 @@
+"""Ship 1-bit and product-quantized neural networks.
+
+The names below load their modules on first use: ``import bitexport`` itself imports neither
+torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bitexport.errors import BitexportError
+    from bitexport.exporter import ExportOptions, ExportReport, export
+    from bitexport.families import LoadedModel, LoadOptions, load
+    from bitexport.layers import register_layer
+    from bitexport.runtimes import op_library_path, plugin_library_path, session
+
+__all__ = [
+    "BitexportError",
+    "ExportOptions",
+    "ExportReport",
+    "LoadOptions",
+    "LoadedModel",
+    "__version__",
+    "export",
+    "load",
+    "op_library_path",
+    "plugin_library_path",
+    "register_layer",
+    "session",
+]
+
+_HOMES = {
+    "BitexportError": "errors",
+    "ExportOptions": "exporter",
+    "ExportReport": "exporter",
+    "LoadOptions": "families",
+    "LoadedModel": "families",
+    "export": "exporter",
+    "load": "families",
+    "op_library_path": "runtimes",
+    "plugin_library_path": "runtimes",
+    "register_layer": "layers",
+    "session": "runtimes",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

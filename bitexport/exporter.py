@@ -1,0 +1,289 @@
+"""The main road: checkpoint or torch model in, verified ONNX file out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from bitexport import __version__
+from bitexport.checkpoint import Checkpoint, read_checkpoint
+from bitexport.errors import ComparisonFailure, InputError
+from bitexport.families import LoadedModel, LoadOptions, load_model
+from bitexport.files import check_writable, write_atomically
+from bitexport.graph import LayerInfo, LoweringOptions, Record, ZeroWeights, capture, lower
+from bitexport.layers import spec_of
+from bitexport.runtimes import runtime_named
+from bitexport.verify import (
+    Comparison,
+    Tolerance,
+    compare_logits,
+    first_divergence,
+    reference_logits,
+    sample_input,
+)
+
+__all__ = ["ExportOptions", "ExportReport", "default_output", "export", "lowered_model"]
+
+_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Everything that steers an export; the fields are the options of ``bitexport onnx``.
+
+    Attributes:
+        load: What the user says about the checkpoint.
+        input_size: (H, W) of the images, or None for the family's usual size.
+        float16: Compute in float16 behind float32 inputs and outputs.
+        plain: Standard ONNX operators only.
+        zero_weights: What to do with 1-bit weights of exactly 0.
+        verify: Compare the result with the torch reference, and fail if they differ.
+    """
+
+    load: LoadOptions = LoadOptions()
+    input_size: tuple[int, int] | None = None
+    float16: bool = False
+    plain: bool = False
+    zero_weights: ZeroWeights = "exact"
+    verify: bool = True
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        family: Family of the checkpoint, or "module" for a torch model.
+        arch: Architecture within the family.
+        output: The written file.
+        bytes: Its size.
+        source_bytes: Size of the checkpoint; 0 for a torch model.
+        fp32_bytes: Size of all weights and BatchNorm statistics in float32.
+        layers: The layers as they are stored.
+        zero_weights: Layer -> weights of exactly 0 in the 1-bit layers that have some.
+        dense_reasons: Layer -> why its weight stayed dense.
+        records: What each pass did, and what it left alone and why.
+        notes: What was assumed because the file does not say.
+        verify: The comparison with the torch reference; None if it was not asked for.
+        seconds: Wall time.
+    """
+
+    family: str
+    arch: str
+    output: Path
+    bytes: int
+    source_bytes: int
+    fp32_bytes: int
+    layers: tuple[LayerInfo, ...]
+    zero_weights: Mapping[str, int]
+    dense_reasons: Mapping[str, str]
+    records: tuple[Record, ...]
+    notes: tuple[str, ...]
+    verify: Comparison | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LoweredModel:
+    """A model on its way out: the graph, and what the passes reported."""
+
+    graph: ir.Model
+    layers: tuple[LayerInfo, ...]
+    records: tuple[Record, ...]
+    zero_weights: Mapping[str, int]
+
+
+def export(
+    source: str | Path | nn.Module,
+    example_input: Tensor | None = None,
+    path: str | Path | None = None,
+    *,
+    options: ExportOptions | None = None,
+) -> ExportReport:
+    """Export a checkpoint or a torch model to one ONNX file.
+
+    Args:
+        source: Path of a checkpoint, or a model whose quantized layers are known to
+            :func:`bitexport.register_layer`.
+        example_input: float32 [N, C, H, W]; needed for a model, and overrides the input size
+            for a checkpoint.
+        path: The file to write; by default the checkpoint's name with ``.onnx``, in the
+            current folder.
+        options: See :class:`ExportOptions`.
+
+    Returns:
+        What was written, and how it compares with the torch reference.
+
+    Raises:
+        InputError: The checkpoint cannot be read, or the output not written.
+        UnsupportedModel: The model cannot be exported exactly.
+        ComparisonFailure: The result differs from the torch reference; nothing is written.
+    """
+    started = time.perf_counter()
+    options = options or ExportOptions()
+    if example_input is not None:
+        options = replace(options, input_size=_image_size(example_input))
+    if isinstance(source, nn.Module):
+        checkpoint, output = None, _required_path(path)
+        check_writable(output)
+        model = _own_model(source, example_input)
+    else:
+        output = Path(path) if path is not None else default_output(Path(source))
+        check_writable(output, source=Path(source))
+        checkpoint = read_checkpoint(source)
+        model = load_model(checkpoint, options.load)
+    lowered = lowered_model(model, options)
+    _write_metadata(lowered, model, checkpoint, options)
+    data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
+    comparison = _verify(data, lowered, model, options) if options.verify else None
+    write_atomically(output, data)
+    return ExportReport(
+        family=model.family,
+        arch=model.arch,
+        output=output,
+        bytes=len(data),
+        source_bytes=0 if checkpoint is None else checkpoint.size,
+        fp32_bytes=_float32_bytes(model.module),
+        layers=lowered.layers,
+        zero_weights=lowered.zero_weights,
+        dense_reasons=model.dense_reasons,
+        records=lowered.records,
+        notes=model.notes,
+        verify=comparison,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def default_output(source: Path) -> Path:
+    """The source's name with ``.onnx`` for its checkpoint suffixes, in the current folder."""
+    name = source.name
+    while Path(name).suffix in _SUFFIXES:
+        name = Path(name).stem
+    return Path(f"{name}.onnx")
+
+
+def lowered_model(model: LoadedModel, options: ExportOptions) -> LoweredModel:
+    """Capture and lower a loaded model."""
+    captured = capture(model.module, _input_shape(model, options), options.zero_weights)
+    lowering = LoweringOptions(float16=options.float16, plain=options.plain)
+    lowered = lower(captured.graph, lowering)
+    return LoweredModel(
+        graph=captured.graph,
+        layers=tuple(lowered.layers),
+        records=(*captured.records, *lowered.records),
+        zero_weights=captured.zero_weights,
+    )
+
+
+def _input_shape(model: LoadedModel, options: ExportOptions) -> tuple[int, int, int]:
+    channels, height, width = model.input_shape
+    return (channels, *(options.input_size or (height, width)))
+
+
+def _verify(
+    data: bytes, lowered: LoweredModel, model: LoadedModel, options: ExportOptions
+) -> Comparison:
+    runtime = runtime_named("ort")
+    images = sample_input(_input_shape(model, options))
+    expected = reference_logits(model.module, images)
+    got = runtime.load(data).run({"input": images})["logits"]
+    tolerance = Tolerance.for_model(
+        binary_activations=model.binary_activations, float16=options.float16
+    )
+    comparison = compare_logits(got, expected, tolerance)
+    if comparison.ok or options.zero_weights == "plus-one":
+        return comparison
+    divergence = first_divergence(
+        lowered.graph, model.module, images, runtime, limit=tolerance.rel_l2
+    )
+    where = f", first at {divergence.layer!r}" if divergence else ""
+    raise ComparisonFailure(
+        f"the exported model differs from the torch reference{where}",
+        got=f"relative L2 error {comparison.rel_l2:.2e}, "
+        f"top-1 agreement {comparison.top1_agreement:.0%}",
+        expected=f"at most {tolerance.rel_l2:.0e} and at least {tolerance.top1:.0%}",
+        fix="Nothing was written; --no-verify writes it all the same. Please report this.",
+    )
+
+
+def _write_metadata(
+    lowered: LoweredModel,
+    model: LoadedModel,
+    checkpoint: Checkpoint | None,
+    options: ExportOptions,
+) -> None:
+    """Say in the file where it came from; no time and no paths, so that bytes repeat."""
+    asked = {k: v for k, v in asdict(options).items() if v != asdict(ExportOptions())[k]}
+    properties = {
+        "bitexport.version": __version__,
+        "bitexport.family": model.family,
+        "bitexport.arch": model.arch,
+        "bitexport.options": json.dumps(asked, sort_keys=True),
+    }
+    if checkpoint is not None:
+        properties["bitexport.source_sha256"] = checkpoint.sha256
+    if model.dense_reasons:
+        properties["bitexport.dense"] = json.dumps(dict(model.dense_reasons), sort_keys=True)
+    if lowered.zero_weights:
+        properties["bitexport.zero_weights"] = json.dumps(
+            dict(lowered.zero_weights), sort_keys=True
+        )
+    lowered.graph.metadata_props.update(properties)
+
+
+def _float32_bytes(module: nn.Module) -> int:
+    """Bytes of the weights and statistics that the full-precision twin would hold."""
+    values = 0
+    for layer in module.modules():
+        spec = spec_of(layer)
+        if spec is not None:
+            values += int(np.prod(spec.weight_shape))
+            values += spec.out_channels if spec.bias.any() else 0
+            continue
+        own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+        values += sum(t.numel() for t in own if t.is_floating_point())
+    return 4 * values
+
+
+def _own_model(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
+    if example_input is None:
+        raise InputError(
+            "a torch model needs an example input",
+            got="none",
+            expected="a float32 tensor [N, C, H, W]",
+            fix="Call bitexport.export(model, example_input, path).",
+        )
+    height, width = _image_size(example_input)
+    shape = (int(example_input.shape[1]), height, width)
+    return LoadedModel(
+        module=module.eval(), family="module", arch=type(module).__name__, input_shape=shape
+    )
+
+
+def _image_size(example_input: Tensor) -> tuple[int, int]:
+    if example_input.dim() != 4:
+        raise InputError(
+            "the example input has a wrong shape",
+            got=list(example_input.shape),
+            expected="[N, C, H, W]",
+            fix="Add the batch dimension.",
+        )
+    return int(example_input.shape[2]), int(example_input.shape[3])
+
+
+def _required_path(path: str | Path | None) -> Path:
+    if path is None:
+        raise InputError(
+            "a torch model needs an output path",
+            got="none",
+            expected="the .onnx file to write",
+            fix="Call bitexport.export(model, example_input, path).",
+        )
+    return Path(path)

@@ -1,0 +1,84 @@
+"""The families of checkpoints that bitexport reads: one visible table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitexport.checkpoint import Checkpoint, read_checkpoint
+from bitexport.errors import InputError, UnsupportedModel
+from bitexport.families.base import Family, LoadedModel, LoadOptions, Precision
+from bitexport.families.kill_the_bits import KillTheBitsFamily
+from bitexport.families.wide_resnet import WideResNetFamily
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "LoadOptions",
+    "LoadedModel",
+    "Precision",
+    "family_named",
+    "load",
+    "load_model",
+]
+
+FAMILIES: tuple[Family, ...] = (WideResNetFamily(), KillTheBitsFamily())
+
+
+def family_named(name: str) -> Family:
+    """The family called ``name``.
+
+    Raises:
+        InputError: There is none.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise InputError(
+        "unknown family",
+        got=name,
+        expected=" or ".join(family.name for family in FAMILIES),
+        fix="Correct --family, or leave it out to have it detected.",
+    )
+
+
+def load(path: str | Path, options: LoadOptions | None = None) -> LoadedModel:
+    """Read a checkpoint file and rebuild its model in torch.
+
+    Raises:
+        InputError: The file cannot be read safely.
+        UnsupportedModel: It holds no model that we know.
+    """
+    return load_model(read_checkpoint(path), options)
+
+
+def load_model(checkpoint: Checkpoint, options: LoadOptions | None = None) -> LoadedModel:
+    """Rebuild a checkpoint's model, detecting its family and architecture where not given.
+
+    Raises:
+        InputError: ``options.family`` is no family.
+        UnsupportedModel: No family knows the checkpoint, or its tensors do not fit.
+    """
+    options = options or LoadOptions()
+    if options.family is not None:
+        family = family_named(options.family)
+        arch = options.arch or family.detect(checkpoint)
+        if arch is None:
+            raise _unknown(checkpoint, f"keys of the family {family.name}")
+        return family.build(checkpoint, arch, options)
+    found = [(f, arch) for f in FAMILIES if (arch := f.detect(checkpoint)) is not None]
+    if len(found) != 1:
+        names = ", ".join(f.name for f, _ in found or [(f, "") for f in FAMILIES])
+        raise _unknown(checkpoint, f"keys of exactly one family of: {names}")
+    family, arch = found[0]
+    return family.build(checkpoint, options.arch or arch, options)
+
+
+def _unknown(checkpoint: Checkpoint, expected: str) -> UnsupportedModel:
+    tensors = checkpoint.tensors()
+    keys = ", ".join(list(tensors)[:3]) or "no tensors"
+    return UnsupportedModel(
+        f"{checkpoint.path}: not a model we know",
+        got=f"{len(tensors)} tensors: {keys}, ...",
+        expected=expected,
+        fix="Name the family with --family, or export the module itself with bitexport.export().",
+    )

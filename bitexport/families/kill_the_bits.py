@@ -1,0 +1,185 @@
+"""kill-the-bits: ResNets whose weights are a codebook and codes.
+
+Stock et al., "And the Bit Goes Down", ICLR 2020; upstream facebookresearch/kill-the-bits,
+``src/inference.py``. Each quantized layer holds ``centroids`` float16 [K, d], ``assignments``
+[blocks * Co] with the output channel running fastest, ``n_blocks``, ``is_conv`` and ``k`` (the
+kernel's size):
+
+    weight.flatten(1)[co, j*d:(j+1)*d] = centroids[assignments[j * Co + co]]
+
+BatchNorm layers carry float16 weight and bias only: running mean 0, variance 1, eps 1e-5. The
+bias of ``fc`` is a key of its own, ``fc_bias``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from bitexport.checkpoint import Checkpoint
+from bitexport.errors import UnsupportedModel
+from bitexport.families.base import LoadedModel, LoadOptions
+from bitexport.families.state import assign_state, require_finite
+from bitexport.layers import CodebookConv2d, CodebookLinear
+
+__all__ = ["KillTheBitsFamily"]
+
+_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.conv1\..+")
+_ARCHITECTURES: Mapping[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+_CODES = ".assignments"
+_QUANTIZED_FIELDS = ("centroids", "assignments", "n_blocks", "is_conv", "k")
+_DENSE_REASON = "the checkpoint holds this layer unquantized"
+_IMAGENET_SHAPE = (3, 224, 224)
+# Batch statistics are folded into weight and bias upstream; codebook layers come complete.
+_MAY_MISS = ("running_mean", "running_var", ".codes", ".codebook")
+
+
+class KillTheBitsFamily:
+    """Product-quantized torchvision ResNets."""
+
+    name = "kill-the-bits"
+    title = "kill-the-bits (product quantization)"
+    paper = "https://arxiv.org/abs/1907.05686"
+
+    def detect(self, checkpoint: Checkpoint) -> str | None:
+        """The torchvision ResNet whose blocks the file has."""
+        values = checkpoint.values
+        if not any(key.endswith(_CODES) for key in values):
+            return None
+        found = [m for m in map(_BLOCK.fullmatch, values) if m]
+        depths = tuple(
+            1 + max((int(m.group(2)) for m in found if m.group(1) == str(stage)), default=-1)
+            for stage in (1, 2, 3, 4)
+        )
+        block = Bottleneck if any(".conv3." in key for key in values) else BasicBlock
+        return next((a for a, known in _ARCHITECTURES.items() if known == (block, depths)), None)
+
+    def build(self, checkpoint: Checkpoint, arch: str, options: LoadOptions) -> LoadedModel:
+        """The ResNet with codebook layers in place of the quantized ones."""
+        _check_options(arch, options)
+        block, depths = _ARCHITECTURES[arch]
+        quantized = [k.removesuffix(_CODES) for k in checkpoint.values if k.endswith(_CODES)]
+        module = ResNet(block, list(depths), num_classes=_num_classes(checkpoint))
+        for name in quantized:
+            _replace_layer(module, name, checkpoint)
+        assign_state(module, _dense_state(checkpoint, quantized), optional=_MAY_MISS)
+        dense = {
+            name: _DENSE_REASON
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Conv2d | nn.Linear)
+        }
+        return LoadedModel(
+            module=module.eval(),
+            family=self.name,
+            arch=arch,
+            input_shape=_IMAGENET_SHAPE,
+            dense_reasons=dense,
+        )
+
+
+def _check_options(arch: str, options: LoadOptions) -> None:
+    if arch not in _ARCHITECTURES:
+        raise UnsupportedModel(
+            "unknown kill-the-bits architecture",
+            got=arch,
+            expected=" or ".join(_ARCHITECTURES),
+            fix="Correct --arch, or leave it out to have it detected.",
+        )
+    if "binary" in (options.weights, options.activations) or options.weights == "float":
+        raise UnsupportedModel(
+            "product-quantized weights are neither binary nor float",
+            got=f"--weights {options.weights} --activations {options.activations}",
+            expected="auto",
+            fix="Leave the options out.",
+        )
+
+
+def _num_classes(checkpoint: Checkpoint) -> int:
+    for key in ("fc_bias.bias", "fc.bias"):
+        if key in checkpoint.values:
+            return int(checkpoint.tensor(key).shape[0])
+    return int(checkpoint.tensor("fc_bias.bias").shape[0])
+
+
+def _dense_state(checkpoint: Checkpoint, quantized: list[str]) -> dict[str, Tensor]:
+    """The tensors that are no codes, under torchvision's names."""
+    taken = {f"{name}.{field}" for name in quantized for field in _QUANTIZED_FIELDS}
+    state = {k: v for k, v in checkpoint.tensors().items() if k not in taken}
+    if "fc_bias.bias" in state:
+        state["fc.bias"] = state.pop("fc_bias.bias")
+    return state
+
+
+def _replace_layer(module: nn.Module, name: str, checkpoint: Checkpoint) -> None:
+    """Put the codebook layer ``name`` where the architecture has a dense one."""
+    parent_name, _, attribute = name.rpartition(".")
+    try:
+        dense = module.get_submodule(name)
+    except AttributeError:
+        dense = None
+    if not isinstance(dense, nn.Conv2d | nn.Linear):
+        raise UnsupportedModel(
+            "the checkpoint quantizes a layer that the architecture lacks",
+            got=repr(name),
+            expected="convolutions and the linear layer of the architecture",
+            fix="Name the architecture with --arch.",
+        )
+    codebook = checkpoint.tensor(f"{name}.centroids")
+    codes = _codes(name, checkpoint, codebook, dense.weight.shape)
+    shape = tuple(dense.weight.shape)
+    layer: nn.Module
+    if isinstance(dense, nn.Conv2d):
+        layer = CodebookConv2d(
+            codes,
+            codebook,
+            shape,
+            stride=dense.stride,
+            padding=dense.padding,
+            dilation=dense.dilation,
+            groups=dense.groups,
+        )
+    else:
+        layer = CodebookLinear(codes, codebook, shape, bias=dense.bias.detach())
+    setattr(module.get_submodule(parent_name), attribute, layer)
+
+
+def _codes(name: str, checkpoint: Checkpoint, codebook: Tensor, shape: torch.Size) -> Tensor:
+    """The codes [Co, blocks] of a layer, checked against its codebook and its weight's shape."""
+    require_finite(f"{name}.centroids", codebook)
+    assignments = checkpoint.tensor(f"{name}.assignments")
+    out_channels, row = shape[0], shape[1:].numel()
+    if codebook.dim() != 2 or 0 in codebook.shape or row % codebook.shape[1]:
+        raise UnsupportedModel(
+            f"layer {name!r} has a codebook of a wrong shape",
+            got=list(codebook.shape),
+            expected=f"[K, d] with d a divisor of {row}",
+            fix="Check the file, or name the architecture with --arch.",
+        )
+    blocks = row // codebook.shape[1]
+    stated = checkpoint.values.get(f"{name}.n_blocks", blocks)
+    if assignments.numel() != blocks * out_channels or stated != blocks:
+        raise UnsupportedModel(
+            f"layer {name!r} has a wrong number of codes",
+            got=f"{assignments.numel()} codes, n_blocks {stated}",
+            expected=f"{blocks * out_channels} codes in {blocks} blocks for {list(shape)}",
+            fix="Check the file, or name the architecture with --arch.",
+        )
+    codes = assignments.long()
+    if int(codes.min()) < 0 or int(codes.max()) >= codebook.shape[0]:
+        raise UnsupportedModel(
+            f"layer {name!r} has a code past its codebook",
+            got=f"codes {int(codes.min())}..{int(codes.max())}",
+            expected=f"0..{codebook.shape[0] - 1}",
+            fix="The file is damaged; quantize the layer again.",
+        )
+    return codes.reshape(blocks, out_channels).T.contiguous()

@@ -1,0 +1,73 @@
+"""Put a checkpoint's tensors into a module, with an error for every way that can go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bitexport.errors import UnsupportedModel
+
+__all__ = ["assign_state", "require_finite"]
+
+# BatchNorm counts its training steps; evaluation never looks at the count.
+_DEAD_SUFFIXES = ("num_batches_tracked",)
+
+
+def assign_state(
+    module: nn.Module, state: Mapping[str, Tensor], *, optional: Iterable[str] = ()
+) -> None:
+    """Copy ``state`` into ``module``, in float32 where the module's tensor is float32.
+
+    Args:
+        module: Changed in place.
+        state: Tensor of each of the module's keys.
+        optional: Suffixes of keys that may be missing, such as ``"running_mean"``; the
+            module's initial value stays.
+
+    Raises:
+        UnsupportedModel: A key is missing or unknown, a shape differs, a value is not finite.
+    """
+    own = module.state_dict()
+    may_miss = (*_DEAD_SUFFIXES, *optional)
+    missing = [k for k in own if k not in state and not k.endswith(may_miss)]
+    unknown = [k for k in state if k not in own and not k.endswith(_DEAD_SUFFIXES)]
+    if missing or unknown:
+        what, keys = ("lacks", missing) if missing else ("has unknown", unknown)
+        raise UnsupportedModel(
+            f"the checkpoint {what} tensors of this architecture",
+            got=f"{len(missing)} missing and {len(unknown)} unknown, such as {keys[0]!r}",
+            expected=f"exactly the {len(own)} tensors of the architecture",
+            fix="Check the file, or name the architecture with --arch.",
+        )
+    with torch.no_grad():
+        for key, target in own.items():
+            if key not in state:
+                continue
+            value = state[key]
+            if value.shape != target.shape:
+                raise UnsupportedModel(
+                    f"tensor {key!r} has a wrong shape",
+                    got=list(value.shape),
+                    expected=list(target.shape),
+                    fix="Check the file, or name the architecture with --arch.",
+                )
+            require_finite(key, value)
+            target.copy_(value)
+
+
+def require_finite(key: str, value: Tensor) -> None:
+    """Refuse NaN and infinite weights.
+
+    Raises:
+        UnsupportedModel: The tensor holds one.
+    """
+    bad = int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
+    if bad:
+        raise UnsupportedModel(
+            f"tensor {key!r} is not finite",
+            got=f"{bad} NaN or infinite values",
+            expected="finite weights",
+            fix="The file is damaged or its training diverged; use an earlier checkpoint.",
+        )

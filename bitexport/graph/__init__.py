@@ -1,0 +1,17 @@
+"""From a torch model with quantized layers to a small ONNX graph."""
+
+from bitexport.graph.capture import Captured, ZeroWeights, capture
+from bitexport.graph.layers import LayerInfo, layers_of
+from bitexport.graph.lowering import LoweringOptions, lower
+from bitexport.graph.records import Record
+
+__all__ = [
+    "Captured",
+    "LayerInfo",
+    "LoweringOptions",
+    "Record",
+    "ZeroWeights",
+    "capture",
+    "layers_of",
+    "lower",
+]

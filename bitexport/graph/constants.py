@@ -1,0 +1,56 @@
+"""Read and write the constant inputs of a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+__all__ = ["constant", "graph_of", "new_constant", "set_input_constant"]
+
+
+def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    """The array of an initializer, or None for anything computed or fed."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph that the node stands in."""
+    if not isinstance(node.graph, ir.Graph):
+        raise TypeError(f"node {node.name!r} stands in no graph")
+    return node.graph
+
+
+def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """Register an initializer under ``name``, or under the next free numbered name."""
+    unique, number = name, 1
+    while unique in graph.initializers:
+        unique, number = f"{name}.{number}", number + 1
+    tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
+    value = ir.Value(
+        name=unique, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def set_input_constant(
+    node: ir.Node, index: int, array: npt.NDArray[Any], suffix: str
+) -> ir.Value:
+    """Give one input of a node a new constant, dropping the old one if nobody else uses it."""
+    graph = graph_of(node)
+    old = node.inputs[index] if index < len(node.inputs) else None
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
+    node.replace_input_with(index, None)
+    name = f"{node.name}.{suffix}"
+    if old is not None and old.name in graph.initializers and not old.uses():
+        name = old.name or name
+        del graph.initializers[name]
+    value = new_constant(graph, name, array)
+    node.replace_input_with(index, value)
+    return value

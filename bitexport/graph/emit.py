@@ -1,0 +1,135 @@
+"""Stand-ins for quantized layers that leave custom-op nodes in an exported graph.
+
+A weight of exactly 0 (``torch.sign(0)`` is 0) has no bit. It is the mean of +1 and -1, so the
+filters that hold zeros are computed twice, with the zeros as +1 and as -1, each at half scale:
+
+    Y[o] = S[o]/2 * conv(X, W with 0 -> +1)[o] + B[o]  +  S[o]/2 * conv(X, W with 0 -> -1)[o]
+
+Only the filters with zeros take part in the second convolution; one more filter of scale 0
+answers for all the others, and a Gather puts the results in their places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitexport.errors import UnsupportedModel
+from bitexport.ops.nodes import NodeData, node_data
+from bitexport.ops.table import DOMAIN, OP_VERSION
+from bitexport.spec import (
+    BinaryConvSpec,
+    CodebookLinearSpec,
+    ConvGeometry,
+    LayerSpec,
+    SignConvSpec,
+)
+
+__all__ = ["emitter"]
+
+
+def emitter(spec: LayerSpec) -> nn.Module:
+    """A module whose forward, under ``torch.onnx.export``, leaves the layer's nodes."""
+    if isinstance(spec, BinaryConvSpec) and spec.centered:
+        return _CenteredLayer(emitter(replace(spec, centered=False)))
+    if isinstance(spec, SignConvSpec) and spec.zero_weights:
+        return _SplitLayer(spec)
+    geometry = None if isinstance(spec, CodebookLinearSpec) else spec.geometry
+    return _Node(node_data(spec), geometry)
+
+
+class _Node(nn.Module):
+    """One custom-op node; its packed tensors are buffers named as the op's inputs."""
+
+    def __init__(self, node: NodeData, geometry: ConvGeometry | None) -> None:
+        super().__init__()
+        self.node = node
+        self.geometry = geometry
+        for name, array in node.tensors.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tensors = [x, *(self.get_buffer(name) for name in self.node.tensors)]
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{self.node.op.name}",
+            tensors,
+            {k: list(v) if isinstance(v, tuple) else v for k, v in self.node.attributes.items()},
+            dtype=x.dtype,
+            shape=self._output_shape(x),
+            version=OP_VERSION,
+        )
+
+    def _output_shape(self, x: Tensor) -> list[int]:
+        wshape = self.node.attributes["wshape"]
+        if not isinstance(wshape, tuple):
+            raise TypeError(f"wshape is {wshape!r}, not a tuple")
+        if self.geometry is None:
+            return [x.shape[0], wshape[0]]
+        channels = wshape[1] * self.geometry.group
+        if x.dim() != 4 or x.shape[1] != channels:
+            raise UnsupportedModel(
+                "a quantized convolution gets a wrong input",
+                got=list(x.shape),
+                expected=f"[N, {channels}, H, W]",
+                fix="Check the architecture.",
+            )
+        size = self.geometry.output_size((x.shape[2], x.shape[3]), (wshape[2], wshape[3]))
+        return [x.shape[0], wshape[0], *size]
+
+
+class _CenteredLayer(nn.Module):
+    """A binary layer behind the subtraction of each sample's mean."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Called without __call__, so that all nodes belong to this module for the exporter.
+        centered = x - x.mean(dim=(1, 2, 3), keepdim=True)
+        return cast(Tensor, self.inner.forward(centered))
+
+
+class _SplitLayer(nn.Module):
+    """A sign layer with zero weights, as two sign layers and their sum."""
+
+    def __init__(self, spec: SignConvSpec) -> None:
+        super().__init__()
+        plus, minus, source = _split_zeros(spec)
+        self.plus = _Node(node_data(plus), plus.geometry)
+        self.minus = _Node(node_data(minus), minus.geometry)
+        self.source: Tensor | None
+        self.register_buffer("source", None if source is None else torch.from_numpy(source))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Called without __call__, so that all nodes belong to this module for the exporter.
+        correction = self.minus.forward(x)
+        if self.source is not None:
+            correction = correction.index_select(1, self.source)
+        return self.plus.forward(x) + correction
+
+
+def _split_zeros(
+    spec: SignConvSpec,
+) -> tuple[SignConvSpec, SignConvSpec, np.ndarray[tuple[int], np.dtype[np.int64]] | None]:
+    """The layer with zeros as +1, the part of it with zeros as -1, and each channel's place in it.
+
+    The place is None where every filter, in order, takes part.
+    """
+    has_zero = (spec.signs == 0).any(axis=(1, 2, 3))
+    half = np.where(has_zero, spec.scale / 2, spec.scale).astype(np.float32)
+    plus = replace(spec, signs=np.where(spec.signs == 0, 1, spec.signs).astype(np.int8), scale=half)
+    minus_signs = np.where(spec.signs == 0, -1, spec.signs).astype(np.int8)
+    # A grouped convolution needs the same number of filters in each group: keep them all there.
+    if has_zero.all() or spec.geometry.group > 1:
+        scale = np.where(has_zero, half, 0).astype(np.float32)
+        return plus, replace(spec, signs=minus_signs, scale=scale, bias=scale * 0), None
+    rows = np.append(np.flatnonzero(has_zero), np.flatnonzero(~has_zero)[:1])
+    scale = np.append(half[rows[:-1]], 0).astype(np.float32)
+    minus = replace(spec, signs=minus_signs[rows], scale=scale, bias=scale * 0)
+    source = np.where(has_zero, np.cumsum(has_zero) - 1, len(rows) - 1).astype(np.int64)
+    return plus, minus, source

@@ -1,0 +1,94 @@
+"""The passes that turn a captured graph into the file we ship, in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+    TopologicalSortPass,
+)
+
+from bitexport.graph.layers import LayerInfo, layers_of
+from bitexport.graph.passes.attach_functions import attach_functions
+from bitexport.graph.passes.drop_zero_bias import drop_zero_bias
+from bitexport.graph.passes.fold_batch_norm import fold_batch_norm
+from bitexport.graph.passes.name_after_modules import name_after_modules
+from bitexport.graph.passes.narrow_constants import narrow_constants
+from bitexport.graph.passes.to_float16 import to_float16
+from bitexport.graph.records import Record
+
+__all__ = ["Lowered", "LoweringOptions", "lower"]
+
+# The lowest IR version that allows opset 18 and is read by ONNX Runtime 1.18.
+_IR_VERSION = 8
+
+
+@dataclass(frozen=True)
+class LoweringOptions:
+    """How the shipped graph is to look.
+
+    Attributes:
+        float16: Compute in float16 behind a float32 input and output.
+        plain: Standard ONNX operators only; the custom ops are replaced by their bodies.
+    """
+
+    float16: bool = False
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What the passes report.
+
+    Attributes:
+        records: What each pass did to which layer, and what it left alone and why.
+        layers: The layers as they are stored.
+    """
+
+    records: list[Record]
+    layers: list[LayerInfo]
+
+
+def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
+    """Run all passes on a captured graph, in place."""
+    from onnxscript.optimizer import fold_constants
+
+    options = options or LoweringOptions()
+    fold_constants(model)
+    IdentityEliminationPass()(model)
+    RemoveUnusedNodesPass()(model)
+    name_after_modules(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    drop_zero_bias(model)
+    records = fold_batch_norm(model, keep_float16=not options.float16)
+    records += to_float16(model) if options.float16 else narrow_constants(model)
+    RemoveUnusedNodesPass()(model)
+    attach_functions(model)
+    layers = layers_of(model)
+    if options.plain:
+        InlinePass()(model)
+        model.graph.opset_imports.pop("bitexport", None)
+    DeduplicateInitializersPass()(model)
+    TopologicalSortPass()(model)
+    _strip(model)
+    return Lowered(records, layers)
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop what a runtime infers by itself or never reads."""
+    model.ir_version = _IR_VERSION
+    model.producer_name = "bitexport"
+    model.producer_version = None
+    model.doc_string = None
+    model.metadata_props.clear()
+    interface = {*model.graph.inputs, *model.graph.outputs}
+    for node in model.graph:
+        for value in node.outputs:
+            if value not in interface:
+                value.type, value.shape = None, None

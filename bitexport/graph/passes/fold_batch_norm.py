@@ -1,0 +1,161 @@
+"""Fold BatchNorm into what stands before it, or turn it into one per-channel affine.
+
+In evaluation BatchNorm is an affine map of each channel, with g = gamma / sqrt(var + eps):
+
+    BN(y) = g * y + (beta - g * mean)
+
+    SignConv/...(S, B) -> BN     =>   SignConv/...(S = g * S, B = g * B + beta - g * mean)
+    Conv/Gemm(W, b)    -> BN     =>   Conv/Gemm(W = g * W, b = g * b + beta - g * mean)
+    anything else      -> BN     =>   Mul(g) -> Add(beta - g * mean)
+
+Every case holds for gamma < 0 and gamma = 0 too, as nothing is divided by g. It declines to fold
+where another node reads the unnormalized value, and keeps a dense weight apart that float16
+holds exactly, since folding would double its size; ONNX Runtime merges such an affine into the
+convolution when it loads the model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bitexport.errors import UnsupportedModel
+from bitexport.graph.constants import constant, graph_of, new_constant, set_input_constant
+from bitexport.graph.passes.narrow_constants import fits_float16
+from bitexport.graph.records import Record
+from bitexport.ops.table import DOMAIN, op_named
+
+__all__ = ["fold_batch_norm"]
+
+_RULE = "fold-batch-norm"
+Float64Array = npt.NDArray[np.float64]
+
+
+def fold_batch_norm(model: ir.Model, *, keep_float16: bool = True) -> list[Record]:
+    """Remove every BatchNormalization of the graph, in place.
+
+    Args:
+        model: Changed in place; its nodes are named after torch modules.
+        keep_float16: Keep an affine apart from a dense weight that float16 holds exactly.
+
+    Returns:
+        One record per BatchNorm.
+    """
+    records = []
+    for node in list(model.graph):
+        if node.op_type == "BatchNormalization" and node.domain == "":
+            records.append(_remove(node, keep_float16))
+    return records
+
+
+def _remove(node: ir.Node, keep_float16: bool) -> Record:
+    scale, shift = _affine(node)
+    layer = node.name or ""
+    source = node.inputs[0]
+    producer = None if source is None else source.producer()
+    reason = _reason_to_decline(node, producer, keep_float16)
+    if producer is None or reason is not None:
+        _insert_affine(node, scale, shift)
+        return Record(_RULE, layer, False, f"became one per-channel affine: {reason}")
+    if producer.domain == DOMAIN:
+        _fold_into_scale_and_bias(producer, scale, shift)
+        into = "S and B"
+    else:
+        _fold_into_weight(producer, scale, shift)
+        into = "weight and bias"
+    detail = f"folded into {into} of {producer.op_type} {producer.name!r}"
+    _replace_output(node, producer.outputs[0])
+    return Record(_RULE, layer, True, detail)
+
+
+def _affine(node: ir.Node) -> tuple[Float64Array, Float64Array]:
+    """(g, beta - g * mean), float64 [C]."""
+    arrays = [constant(value) for value in node.inputs[1:5]]
+    if any(array is None for array in arrays):
+        raise UnsupportedModel(
+            f"BatchNorm {node.name!r} has computed parameters",
+            got="a parameter that is no constant",
+            expected="constant gamma, beta, mean and variance",
+            fix="Put the model into evaluation mode.",
+        )
+    gamma, beta, mean, variance = (np.asarray(a, np.float64) for a in arrays)
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    # onnx stores eps as a float32; the nearest short decimal is what torch computed with.
+    epsilon = float(f"{epsilon:.6g}")
+    scale = gamma / np.sqrt(variance + epsilon)
+    return scale, beta - scale * mean
+
+
+def _reason_to_decline(
+    node: ir.Node, producer: ir.Node | None, keep_float16: bool
+) -> str | None:
+    if producer is None:
+        return "it normalizes the graph's input"
+    foldable = producer.domain == DOMAIN or producer.op_type in ("Conv", "Gemm")
+    if not foldable:
+        return f"its input comes from {producer.op_type} {producer.name!r}"
+    output = producer.outputs[0]
+    if len(output.uses()) > 1 or output.is_graph_output():
+        return f"other nodes read {producer.op_type} {producer.name!r} too"
+    if producer.domain == DOMAIN:
+        if producer.op_type == "BinaryConvAdd":
+            return f"{producer.name!r} adds a residual after its scale"
+        return None
+    weight = constant(producer.inputs[1])
+    if weight is None:
+        return f"the weight of {producer.op_type} {producer.name!r} is no constant"
+    if keep_float16 and fits_float16(weight):
+        return f"float16 holds the weight of {producer.name!r} exactly, and folding would widen it"
+    return None
+
+
+def _fold_into_scale_and_bias(producer: ir.Node, scale: Float64Array, shift: Float64Array) -> None:
+    op = op_named(producer.op_type)
+    s_index, b_index = op.input_index("S"), op.input_index("B")
+    s, b = constant(producer.inputs[s_index]), constant(producer.inputs[b_index])
+    if s is None or b is None:
+        raise TypeError(f"{producer.name!r} has a computed scale or bias")
+    scale, shift = scale.reshape(s.shape), shift.reshape(b.shape)
+    set_input_constant(producer, s_index, (scale * s).astype(np.float32), "S")
+    set_input_constant(producer, b_index, (scale * b + shift).astype(np.float32), "B")
+
+
+def _fold_into_weight(producer: ir.Node, scale: Float64Array, shift: Float64Array) -> None:
+    weight = constant(producer.inputs[1])
+    if weight is None:
+        raise TypeError(f"{producer.name!r} has a computed weight")
+    bias = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
+    out_axis_last = producer.op_type == "Gemm" and not producer.attributes.get_int("transB", 0)
+    per_row = scale if out_axis_last else scale.reshape(-1, *[1] * (weight.ndim - 1))
+    new_bias = shift if bias is None else scale * bias + shift
+    set_input_constant(producer, 1, (per_row * weight).astype(np.float32), "weight")
+    set_input_constant(producer, 2, new_bias.astype(np.float32), "bias")
+
+
+def _insert_affine(node: ir.Node, scale: Float64Array, shift: Float64Array) -> None:
+    graph, output = graph_of(node), node.outputs[0]
+    rank = 4 if output.shape is None else len(output.shape)
+    view = (1, -1, *[1] * (rank - 2))
+    factors = {
+        name: new_constant(graph, f"{node.name}.{name}", array.astype(np.float32).reshape(view))
+        for name, array in (("scale", scale), ("shift", shift))
+    }
+    mul = ir.node("Mul", [node.inputs[0], factors["scale"]], name=f"{node.name}/Mul")
+    add = ir.node("Add", [mul.outputs[0], factors["shift"]], name=node.name)
+    mul.outputs[0].name = f"{node.name}/Mul"
+    for new in (mul, add):
+        new.outputs[0].type, new.outputs[0].shape = output.type, output.shape
+    graph.insert_before(node, [mul, add])
+    _replace_output(node, add.outputs[0])
+
+
+def _replace_output(node: ir.Node, replacement: ir.Value) -> None:
+    """Let ``replacement`` take over the name and the readers of the node's output."""
+    graph, output = graph_of(node), node.outputs[0]
+    name, was_output = output.name, output.is_graph_output()
+    output.replace_all_uses_with(replacement)
+    if was_output:
+        graph.outputs[:] = [replacement if v is output else v for v in graph.outputs]
+    graph.remove(node, safe=True)
+    replacement.name = name

@@ -1,0 +1,96 @@
+"""Compute in float16: the graph's input and output stay float32, behind one Cast each.
+
+    input -> ... -> logits   =>   input -> Cast(16) -> ... (float16) -> Cast(32) -> logits
+
+Dense weights become float16. The scales, biases and thresholds of custom ops stay float32, as
+their schema says: they are applied to a float32 accumulator.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from bitexport.errors import UnsupportedModel
+from bitexport.graph.constants import constant, new_constant
+from bitexport.graph.records import Record
+from bitexport.ops.table import DOMAIN
+
+__all__ = ["to_float16"]
+
+_RULE = "float16"
+
+
+def to_float16(model: ir.Model) -> list[Record]:
+    """Convert in place.
+
+    Raises:
+        UnsupportedModel: A constant is too large for float16.
+    """
+    graph = model.graph
+    records = [
+        _narrow(graph, name, value)
+        for name, value in list(graph.initializers.items())
+        if _is_activation_typed(value)
+    ]
+    for node in graph:
+        _retarget_casts(node)
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT:
+                value.type = ir.TensorType(ir.DataType.FLOAT16)
+    _cast_inputs(graph)
+    _cast_outputs(graph)
+    return records
+
+
+def _is_activation_typed(value: ir.Value) -> bool:
+    users = {use.node.domain for use in value.uses()}
+    return value.dtype == ir.DataType.FLOAT and bool(users) and DOMAIN not in users
+
+
+def _narrow(graph: ir.Graph, name: str, value: ir.Value) -> Record:
+    array = constant(value)
+    if array is None:
+        raise TypeError(f"initializer {name!r} has no value")
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise UnsupportedModel(
+            f"constant {name!r} does not fit float16",
+            got=f"values up to {np.abs(array).max():.4g}",
+            expected="at most 65504",
+            fix="Export without --fp16.",
+        )
+    del graph.initializers[name]
+    replacement = new_constant(graph, name, half)
+    value.replace_all_uses_with(replacement)
+    error = float(np.abs(half.astype(np.float32) - array).max(initial=0))
+    return Record(_RULE, name, True, f"stored as float16, rounded by at most {error:.2g}")
+
+
+def _retarget_casts(node: ir.Node) -> None:
+    if node.op_type == "Cast" and node.attributes.get_int("to", 0) == ir.DataType.FLOAT:
+        node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16)
+
+
+def _cast_inputs(graph: ir.Graph) -> None:
+    for value in graph.inputs:
+        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16}, name=f"{value.name}/float16")
+        cast.outputs[0].name = cast.name
+        cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
+        cast.outputs[0].shape = value.shape
+        value.replace_all_uses_with(cast.outputs[0])
+        cast.replace_input_with(0, value)
+        graph.insert_before(next(iter(graph)), [cast])
+
+
+def _cast_outputs(graph: ir.Graph) -> None:
+    for index, value in enumerate(list(graph.outputs)):
+        name = value.name
+        value.name = f"{name}/float16"
+        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=name)
+        cast.outputs[0].name = name
+        cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        cast.outputs[0].shape = value.shape
+        graph.append(cast)
+        graph.outputs[index] = cast.outputs[0]

@@ -1,0 +1,74 @@
+"""Open a foreign .onnx file without trusting it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from bitexport.errors import InputError, UnsupportedModel
+
+__all__ = ["read_onnx"]
+
+_LARGEST = 2 << 30
+
+
+def read_onnx(path: Path) -> tuple[ir.Model, bytes]:
+    """Parse an .onnx file and infer its shapes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The graph with shapes where onnx can infer them, and the file's bytes.
+
+    Raises:
+        InputError: It cannot be read, or is no ONNX model.
+        UnsupportedModel: Its tensors lie in other files.
+    """
+    data = _read(path)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, ValueError) as error:
+        raise _no_model(path, error) from error
+    if not proto.graph.node:
+        raise _no_model(path, "a message without a graph")
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
+        raise UnsupportedModel(
+            f"{path}: the model keeps tensors in other files",
+            got="external data",
+            expected="one self-contained file",
+            fix="Save the model again without external data.",
+        )
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto)
+    except Exception:
+        # Shapes only serve the report; a model that cannot be inferred is still shown.
+        inferred = proto
+    try:
+        return ir.from_proto(inferred), data
+    except Exception as error:
+        raise _no_model(path, error) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise _no_model(path, "no such file" if not path.exists() else "no regular file")
+        if path.stat().st_size > _LARGEST:
+            raise _no_model(path, f"{path.stat().st_size} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise _no_model(path, error.strerror) from error
+
+
+def _no_model(path: Path, got: object) -> InputError:
+    return InputError(
+        f"{path}: not an ONNX model",
+        got=got,
+        expected="an .onnx file below 2 GiB",
+        fix="Check the path, or export the model again.",
+    )

@@ -1,0 +1,12 @@
+"""Torch layers with 1-bit and product-quantized weights, and their way into a spec.
+
+The architectures in ``bitexport.models`` are built from these layers; training trains them and
+export reads them, so what was trained is what is shipped.
+"""
+
+from bitexport.layers.adapters import register_layer, spec_of
+from bitexport.layers.binary_conv import BinaryConv2d
+from bitexport.layers.codebook import CodebookConv2d, CodebookLinear
+from bitexport.layers.sign_conv import SignConv2d
+
+__all__ = ["BinaryConv2d", "CodebookConv2d", "CodebookLinear", "SignConv2d", "register_layer", "spec_of"]

@@ -1,0 +1,167 @@
+"""The table that turns a torch layer into a framework-free spec.
+
+A user's own layer joins by :func:`register_layer`; the nearest registered class in a layer's
+method resolution order wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from bitexport.errors import UnsupportedModel
+from bitexport.layers.binary_conv import BinaryConv2d
+from bitexport.layers.codebook import CodebookConv2d, CodebookLinear
+from bitexport.layers.sign_conv import SignConv2d
+from bitexport.spec import (
+    BinaryConvSpec,
+    CodebookConvSpec,
+    CodebookLinearSpec,
+    ConvGeometry,
+    LayerSpec,
+    SignConvSpec,
+)
+
+__all__ = ["ToSpec", "conv_geometry", "register_layer", "spec_of"]
+
+Layer = TypeVar("Layer", bound=nn.Module)
+ToSpec = Callable[[Layer], LayerSpec]
+
+
+def spec_of(layer: nn.Module) -> LayerSpec | None:
+    """The spec of a quantized layer, or None for a layer that no adapter is registered for."""
+    for cls in type(layer).__mro__:
+        if cls in _ADAPTERS:
+            return _ADAPTERS[cls](layer)
+    return None
+
+
+def register_layer(cls: type[Layer], to_spec: ToSpec[Layer]) -> None:
+    """Teach the exporter a layer class.
+
+    Args:
+        cls: The class of the layer; its forward must compute what the spec says.
+        to_spec: Turns a layer in evaluation mode into its spec.
+
+    Raises:
+        UnsupportedModel: The class is registered already.
+    """
+    if cls in _ADAPTERS:
+        raise UnsupportedModel(
+            f"layer class {cls.__qualname__} is registered twice",
+            got="a second adapter",
+            expected="one adapter per class",
+            fix="Register a subclass instead.",
+        )
+    _ADAPTERS[cls] = to_spec
+
+
+def conv_geometry(conv: nn.Conv2d) -> ConvGeometry:
+    """The geometry of a torch convolution.
+
+    Raises:
+        UnsupportedModel: The padding is not explicit zeros.
+    """
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        raise UnsupportedModel(
+            "a quantized convolution pads in an unsupported way",
+            got=f"padding={conv.padding!r}, padding_mode={conv.padding_mode!r}",
+            expected="integer padding with zeros",
+            fix="Write the padding as integers.",
+        )
+    return _geometry(conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _geometry(
+    stride: int | tuple[int, ...],
+    padding: int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    groups: int,
+) -> ConvGeometry:
+    vertical, horizontal = _pair(padding)
+    return ConvGeometry(
+        strides=_pair(stride),
+        pads=(vertical, horizontal, vertical, horizontal),
+        dilations=_pair(dilation),
+        group=groups,
+    )
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    vertical, horizontal = value
+    return vertical, horizontal
+
+
+def _sign_conv(layer: SignConv2d) -> LayerSpec:
+    scale = _array(layer.scale()).reshape(-1)
+    return SignConvSpec(
+        signs=_array(layer.weight.sign()).astype(np.int8),
+        scale=scale,
+        bias=np.zeros_like(scale),
+        geometry=conv_geometry(layer),
+    )
+
+
+def _binary_conv(layer: BinaryConv2d) -> LayerSpec:
+    scale = _array(layer.scale()).reshape(-1)
+    # x + shift >= 0 and x >= -shift are the same in IEEE arithmetic, rounding included.
+    shift = np.zeros(layer.in_channels, np.float32) if layer.shift is None else _array(layer.shift)
+    return BinaryConvSpec(
+        signs=_array(layer.weight.sign()).astype(np.int8),
+        scale=scale,
+        bias=np.zeros_like(scale),
+        geometry=conv_geometry(layer),
+        threshold=-shift.reshape(-1),
+        centered=layer.centered,
+    )
+
+
+def _codebook_conv(layer: CodebookConv2d) -> LayerSpec:
+    conv = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | layer.conv
+    return CodebookConvSpec(
+        **_codebook_fields(layer),
+        geometry=_geometry(conv["stride"], conv["padding"], conv["dilation"], conv["groups"]),
+    )
+
+
+def _codebook_linear(layer: CodebookLinear) -> LayerSpec:
+    return CodebookLinearSpec(**_codebook_fields(layer))
+
+
+def _codebook_fields(layer: CodebookConv2d | CodebookLinear) -> dict[str, object]:
+    out_channels = layer.weight_shape[0]
+    codebook = _array(layer.codebook)
+    half = codebook.astype(np.float16)
+    if not np.array_equal(half.astype(np.float32), codebook):
+        raise UnsupportedModel(
+            "a codebook does not fit float16",
+            got=f"centroids that change by up to {np.abs(half - codebook).max():.3g}",
+            expected="centroids that float16 holds exactly",
+            fix="Round the codebook to float16 before export, and evaluate the rounded model.",
+        )
+    bias = np.zeros(out_channels, np.float32) if layer.bias is None else _array(layer.bias)
+    return {
+        "codes": layer.codes.cpu().numpy().astype(np.uint16),
+        "codebook": half,
+        "weight_shape": tuple(layer.weight_shape),
+        "scale": np.ones(out_channels, np.float32),
+        "bias": bias,
+    }
+
+
+def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
+    return tensor.detach().cpu().float().numpy()
+
+
+_ADAPTERS: dict[type[nn.Module], Callable[[Any], LayerSpec]] = {
+    BinaryConv2d: _binary_conv,
+    SignConv2d: _sign_conv,
+    CodebookConv2d: _codebook_conv,
+    CodebookLinear: _codebook_linear,
+}

@@ -1,0 +1,75 @@
+"""Convolution with 1-bit weights and 1-bit activations."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bitexport.layers.sign_conv import ScaleRule, SignConv2d, straight_through_sign
+
+__all__ = ["BinaryConv2d", "clipped_sign"]
+
+
+class BinaryConv2d(SignConv2d):
+    """Convolution of sign activations with ``scale * sign(latent)``, without a bias.
+
+        Y = scale * conv(sign(x - mean + shift), sign(weight))
+
+    A padded tap contributes 0, as the padding comes after the sign. The sums of +-1 are exact
+    integers, so the scale is applied to them and not to the weight.
+
+    Args:
+        in_channels: Ci.
+        out_channels: Co.
+        kernel_size: Height and width of the kernel.
+        scale_rule: As in :class:`SignConv2d`.
+        centered: Subtract the mean over C, H, W of each sample before the sign; Lin et al.,
+            "SiMaN" and "Rotated Binary Neural Network".
+        shifted: Add a learned shift per channel before the sign, the parameter ``shift``,
+            float [1, Ci, 1, 1]; the RSign of Liu et al., "ReActNet", ECCV 2020, eq. 2.
+        **conv: stride, padding (zeros only), dilation, groups of ``torch.nn.Conv2d``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        scale_rule: ScaleRule = "filter-mean",
+        centered: bool = False,
+        shifted: bool = False,
+        **conv: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, scale_rule=scale_rule, **conv)
+        self.centered = centered
+        shift = nn.Parameter(torch.zeros(1, in_channels, 1, 1)) if shifted else None
+        self.register_parameter("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
+        if self.centered:
+            x = x - x.mean(dim=(1, 2, 3), keepdim=True)
+        if self.shift is not None:
+            x = x + self.shift
+        accumulator = self._conv_forward(clipped_sign(x), straight_through_sign(self.weight), None)
+        return accumulator * self.scale().reshape(1, -1, 1, 1)
+
+
+class _ClippedSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(x)
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
+        (x,) = ctx.saved_tensors
+        return gradients[0] * (x.abs() <= 1)
+
+
+def clipped_sign(x: Tensor) -> Tensor:
+    """sign(x), with sign(0) = 0; its gradient is taken to be 1 on [-1, 1] and 0 outside."""
+    return cast(Tensor, _ClippedSign.apply(x))  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""Architectures as torch modules, shared by export and training."""
