@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,7 @@ from torch import Tensor, nn
 
 from bitexport import __version__
 from bitexport.checkpoint import Checkpoint, read_checkpoint
-from bitexport.errors import ComparisonFailure, InputError
-from bitexport.families import LoadedModel, LoadOptions, load_model
-from bitexport.files import check_writable, write_atomically
-from bitexport.graph import LayerInfo, LoweringOptions, Record, ZeroWeights, capture, lower
-from bitexport.layers import spec_of
-from bitexport.runtimes import runtime_named
-from bitexport.verify import (
+from bitexport.comparison import (
     Comparison,
     Tolerance,
     compare_logits,
@@ -28,8 +22,21 @@ from bitexport.verify import (
     reference_logits,
     sample_input,
 )
+from bitexport.errors import ComparisonFailure, InputError
+from bitexport.families import LoadedModel, LoadOptions, load_model
+from bitexport.files import check_writable, write_atomically
+from bitexport.graph import LayerInfo, LoweringOptions, Record, ZeroWeights, capture, lower
+from bitexport.layers import spec_of
+from bitexport.runtimes import runtime_named
 
-__all__ = ["ExportOptions", "ExportReport", "default_output", "export", "lowered_model"]
+__all__ = [
+    "ExportOptions",
+    "ExportReport",
+    "default_output",
+    "export",
+    "float32_bytes",
+    "lowered_model",
+]
 
 _SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors")
 
@@ -47,7 +54,7 @@ class ExportOptions:
         verify: Compare the result with the torch reference, and fail if they differ.
     """
 
-    load: LoadOptions = LoadOptions()
+    load: LoadOptions = field(default_factory=LoadOptions)
     input_size: tuple[int, int] | None = None
     float16: bool = False
     plain: bool = False
@@ -150,7 +157,7 @@ def export(
         output=output,
         bytes=len(data),
         source_bytes=0 if checkpoint is None else checkpoint.size,
-        fp32_bytes=_float32_bytes(model.module),
+        fp32_bytes=float32_bytes(model.module),
         layers=lowered.layers,
         zero_weights=lowered.zero_weights,
         dense_reasons=model.dense_reasons,
@@ -238,7 +245,7 @@ def _write_metadata(
     lowered.graph.metadata_props.update(properties)
 
 
-def _float32_bytes(module: nn.Module) -> int:
+def float32_bytes(module: nn.Module) -> int:
     """Bytes of the weights and statistics that the full-precision twin would hold."""
     values = 0
     for layer in module.modules():

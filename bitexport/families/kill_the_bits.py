@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -136,20 +137,24 @@ def _replace_layer(module: nn.Module, name: str, checkpoint: Checkpoint) -> None
         )
     codebook = checkpoint.tensor(f"{name}.centroids")
     codes = _codes(name, checkpoint, codebook, dense.weight.shape)
-    shape = tuple(dense.weight.shape)
     layer: nn.Module
     if isinstance(dense, nn.Conv2d):
         layer = CodebookConv2d(
             codes,
             codebook,
-            shape,
+            cast(tuple[int, int, int, int], tuple(dense.weight.shape)),
             stride=dense.stride,
             padding=dense.padding,
             dilation=dense.dilation,
             groups=dense.groups,
         )
     else:
-        layer = CodebookLinear(codes, codebook, shape, bias=dense.bias.detach())
+        layer = CodebookLinear(
+            codes,
+            codebook,
+            (dense.out_features, dense.in_features),
+            bias=dense.bias.detach(),
+        )
     setattr(module.get_submodule(parent_name), attribute, layer)
 
 

@@ -32,15 +32,16 @@ def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Valu
         unique, number = f"{name}.{number}", number + 1
     tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
     value = ir.Value(
-        name=unique, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=unique,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value
 
 
-def set_input_constant(
-    node: ir.Node, index: int, array: npt.NDArray[Any], suffix: str
-) -> ir.Value:
+def set_input_constant(node: ir.Node, index: int, array: npt.NDArray[Any], suffix: str) -> ir.Value:
     """Give one input of a node a new constant, dropping the old one if nobody else uses it."""
     graph = graph_of(node)
     old = node.inputs[index] if index < len(node.inputs) else None

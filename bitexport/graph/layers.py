@@ -67,9 +67,7 @@ def layers_of(model: ir.Model) -> list[LayerInfo]:
 def _is_layer(node: ir.Node) -> bool:
     if node.domain == DOMAIN:
         return True
-    return (
-        node.domain == "" and node.op_type in _DENSE_OPS and _stored(node.inputs[1]) is not None
-    )
+    return node.domain == "" and node.op_type in _DENSE_OPS and _stored(node.inputs[1]) is not None
 
 
 def _stored(value: ir.Value | None) -> ir.Value | None:

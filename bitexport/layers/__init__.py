@@ -9,4 +9,11 @@ from bitexport.layers.binary_conv import BinaryConv2d
 from bitexport.layers.codebook import CodebookConv2d, CodebookLinear
 from bitexport.layers.sign_conv import SignConv2d
 
-__all__ = ["BinaryConv2d", "CodebookConv2d", "CodebookLinear", "SignConv2d", "register_layer", "spec_of"]
+__all__ = [
+    "BinaryConv2d",
+    "CodebookConv2d",
+    "CodebookLinear",
+    "SignConv2d",
+    "register_layer",
+    "spec_of",
+]

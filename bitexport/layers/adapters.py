@@ -134,7 +134,7 @@ def _codebook_linear(layer: CodebookLinear) -> LayerSpec:
     return CodebookLinearSpec(**_codebook_fields(layer))
 
 
-def _codebook_fields(layer: CodebookConv2d | CodebookLinear) -> dict[str, object]:
+def _codebook_fields(layer: CodebookConv2d | CodebookLinear) -> dict[str, Any]:
     out_channels = layer.weight_shape[0]
     codebook = _array(layer.codebook)
     half = codebook.astype(np.float16)

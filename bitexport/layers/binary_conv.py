@@ -32,6 +32,8 @@ class BinaryConv2d(SignConv2d):
         **conv: stride, padding (zeros only), dilation, groups of ``torch.nn.Conv2d``.
     """
 
+    shift: nn.Parameter | None
+
     def __init__(
         self,
         in_channels: int,
@@ -54,8 +56,9 @@ class BinaryConv2d(SignConv2d):
             x = x - x.mean(dim=(1, 2, 3), keepdim=True)
         if self.shift is not None:
             x = x + self.shift
-        accumulator = self._conv_forward(clipped_sign(x), straight_through_sign(self.weight), None)
-        return accumulator * self.scale().reshape(1, -1, 1, 1)
+        signs = straight_through_sign(self.weight)
+        accumulator = self._conv_forward(clipped_sign(x), signs, None)
+        return cast(Tensor, accumulator * self.scale().reshape(1, -1, 1, 1))
 
 
 class _ClippedSign(torch.autograd.Function):
@@ -67,9 +70,9 @@ class _ClippedSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
         (x,) = ctx.saved_tensors
-        return gradients[0] * (x.abs() <= 1)
+        return cast(Tensor, gradients[0] * (x.abs() <= 1))
 
 
 def clipped_sign(x: Tensor) -> Tensor:
     """sign(x), with sign(0) = 0; its gradient is taken to be 1 on [-1, 1] and 0 outside."""
-    return cast(Tensor, _ClippedSign.apply(x))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _ClippedSign.apply(x))

@@ -86,4 +86,3 @@ class CodebookLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, Ci] -> float [N, Co]."""
         return F.linear(x, self.weight, self.bias)
-

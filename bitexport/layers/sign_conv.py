@@ -57,11 +57,12 @@ class SignConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
-        return self._conv_forward(x, self.scale() * straight_through_sign(self.weight), None)
+        weight = self.scale() * straight_through_sign(self.weight)
+        return cast(Tensor, self._conv_forward(x, weight, None))
 
     def extra_repr(self) -> str:
         """Shown by ``print(module)``."""
-        return f"{super().extra_repr()}, scale_rule={self.scale_rule}"
+        return f"{self.in_channels}, {self.out_channels}, scale_rule={self.scale_rule}"
 
 
 class _StraightThroughSign(torch.autograd.Function):
@@ -76,4 +77,4 @@ class _StraightThroughSign(torch.autograd.Function):
 
 def straight_through_sign(latent: Tensor) -> Tensor:
     """sign(latent), with sign(0) = 0; its gradient is taken to be 1 everywhere."""
-    return cast(Tensor, _StraightThroughSign.apply(latent))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _StraightThroughSign.apply(latent))

@@ -12,6 +12,7 @@ weights of the blocks are signs; the stem, the last convolution and all activati
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from typing import cast
 
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class WideResNet(nn.Module):
             raise ValueError(f"a WRN-d-k has d = 6n + 2 >= 8 and k >= 1, not WRN-{depth}-{width}")
         channels = [16 * width, *(width * base for base in GROUP_WIDTHS)]
         self.conv0 = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
-        for index, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+        for index, (before, after) in enumerate(pairwise(channels)):
             self.add_module(f"group{index}", _group(before, after, blocks, binarize))
         self.bn = nn.BatchNorm2d(channels[-1], affine=False)
         self.conv_last = nn.Conv2d(channels[-1], num_classes, 1, bias=False)

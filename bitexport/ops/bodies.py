@@ -14,8 +14,10 @@ Scales and biases are float32 whatever T is, and are applied to a float32 accumu
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bitexport.ops.table import DOMAIN, OP_VERSION, OPS, PLUGIN_ATTRIBUTES, Op
@@ -41,7 +43,7 @@ class _Body:
     ) -> ir.Value:
         return self._tape.op(op_type, inputs, attributes=attributes)
 
-    def constant(self, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+    def constant(self, array: npt.NDArray[Any]) -> ir.Value:
         return self._tape.op("Constant", (), attributes={"value": ir.tensor(array)})
 
     def ints(self, *values: int) -> ir.Value:

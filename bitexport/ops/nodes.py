@@ -90,17 +90,16 @@ def _codebook_node(spec: CodebookConvSpec | CodebookLinearSpec) -> NodeData:
             fix="Quantize the layer with fewer centroids.",
         )
     if isinstance(spec, CodebookLinearSpec):
-        op, geometry, view = op_named("CodebookGemm"), None, (1, -1)
-        code_bits = 16
+        op, code_bits, geometry = op_named("CodebookGemm"), 16, None
     else:
         code_bits = 8 if centroids <= 1 << 8 else 16
         op = op_named("CodebookConv" if code_bits == 8 else "CodebookConv16")
-        geometry, view = spec.geometry, (1, -1, 1, 1)
+        geometry = spec.geometry
     tensors: dict[str, npt.NDArray[Any]] = {
         "Codes": pack_codes(spec.codes, code_bits),
         "CB": spec.codebook,
     }
-    tensors |= _scale_and_bias(spec, view)
+    tensors |= _scale_and_bias(spec, (1, -1) if geometry is None else (1, -1, 1, 1))
     return NodeData(op, tensors, _attributes(spec.weight_shape, geometry))
 
 

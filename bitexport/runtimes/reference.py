@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ class _Evaluator:
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         try:
-            results: list[Any] = self._inner.run(None, dict(inputs))
+            results = cast(list[Any], self._inner.run(None, dict(inputs)))
         except Exception as error:
             raise _failure(error) from error
         return dict(zip(self._inner.output_names, results, strict=True))

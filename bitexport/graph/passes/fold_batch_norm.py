@@ -87,9 +87,7 @@ def _affine(node: ir.Node) -> tuple[Float64Array, Float64Array]:
     return scale, beta - scale * mean
 
 
-def _reason_to_decline(
-    node: ir.Node, producer: ir.Node | None, keep_float16: bool
-) -> str | None:
+def _reason_to_decline(node: ir.Node, producer: ir.Node | None, keep_float16: bool) -> str | None:
     if producer is None:
         return "it normalizes the graph's input"
     foldable = producer.domain == DOMAIN or producer.op_type in ("Conv", "Gemm")

@@ -1,0 +1,37 @@
+# Every target sets up what it needs in .venv, and is quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+comma := ,
+READY := $(VENV)/.ready
+# TensorRT-RTX builds engines without a GPU; it has wheels for 64-bit x86 Linux only.
+EXTRAS := train$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
+
+.PHONY: demo test lint format clean
+
+demo: $(READY)
+	$(BIN)/python -m training.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find plugins -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find plugins -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+# Installed again only when pyproject.toml changed.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]" --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

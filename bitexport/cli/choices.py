@@ -1,0 +1,99 @@
+"""Arguments that several commands share, and how their texts become options."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitexport.errors import InputError
+
+if TYPE_CHECKING:
+    from bitexport.families import LoadOptions
+
+__all__ = [
+    "Activations",
+    "Arch",
+    "Checkpoint",
+    "Family",
+    "InputSize",
+    "PrecisionChoice",
+    "Weights",
+    "ZeroWeightsChoice",
+    "load_options",
+    "parse_input_size",
+]
+
+
+class PrecisionChoice(str, Enum):
+    """Values of --weights and --activations."""
+
+    auto = "auto"
+    binary = "binary"
+    float = "float"
+
+
+class ZeroWeightsChoice(str, Enum):
+    """Values of --zero-weights."""
+
+    exact = "exact"
+    plus_one = "plus-one"
+    refuse = "refuse"
+
+
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CKPT", help="A .pth, .pth.tar, .pt or .safetensors file.")
+]
+Family = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Family; detected from the file by default.")
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Architecture; detected from the file by default."),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option(metavar="H[xW]", help="Size of the images; the family's usual one by default."),
+]
+Weights = Annotated[
+    PrecisionChoice, typer.Option(help="What the file cannot say about its weights.")
+]
+Activations = Annotated[
+    PrecisionChoice, typer.Option(help="What the file cannot say about its activations.")
+]
+
+
+def load_options(
+    family: str | None,
+    arch: str | None,
+    weights: PrecisionChoice,
+    activations: PrecisionChoice,
+) -> LoadOptions:
+    """The options record of the loading options."""
+    from bitexport.families import LoadOptions
+
+    return LoadOptions(
+        family=family, arch=arch, weights=weights.value, activations=activations.value
+    )
+
+
+def parse_input_size(text: str | None) -> tuple[int, int] | None:
+    """``"224"`` or ``"224x192"`` to (H, W).
+
+    Raises:
+        InputError: Anything else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if match is None or 0 in (height := int(match[1]), width := int(match[2] or match[1])):
+        raise InputError(
+            "wrong --input-size",
+            got=text,
+            expected="H or HxW, such as 224 or 224x192",
+            fix="Correct it.",
+        )
+    return height, width

@@ -1,0 +1,128 @@
+"""``bitexport inspect``: what is in a checkpoint or an .onnx file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bitexport.cli import choices
+from bitexport.cli.output import Debug, Json, print_json, progress, say, size, stdout
+
+if TYPE_CHECKING:
+    from bitexport.inspection import Inspection
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an .onnx file.")],
+    family: choices.Family = None,
+    arch: choices.Arch = None,
+    input_size: choices.InputSize = None,
+    weights: choices.Weights = choices.PrecisionChoice.auto,
+    activations: choices.Activations = choices.PrecisionChoice.auto,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a model's layers: how each weight is stored, how large it is, what it costs.
+
+    Example: bitexport inspect model.onnx
+    """
+    del debug
+    from bitexport.inspection import inspect_file
+
+    load = choices.load_options(family, arch, weights, activations)
+    with progress(f"reading {file}"):
+        found = inspect_file(file, load, choices.parse_input_size(input_size))
+    for note in found.notes:
+        say(f"note: {note}")
+    if json:
+        print_json(_as_json(found))
+    else:
+        _print(found)
+
+
+def _as_json(found: Inspection) -> dict[str, Any]:
+    return {
+        "kind": found.kind,
+        "family": found.family,
+        "arch": found.arch,
+        "bytes": found.bytes,
+        "fp32_bytes": found.fp32_bytes,
+        "compression": found.fp32_bytes / found.bytes,
+        "layers": [
+            {
+                "name": layer.name,
+                "op": layer.op,
+                "shape": list(layer.weight_shape),
+                "bits_per_weight": layer.bits_per_weight,
+                "weights": layer.weights,
+                "bytes": layer.stored_bytes,
+                "macs": 0 if layer.binary_activations else layer.macs,
+                "bops": layer.macs if layer.binary_activations else 0,
+                "zero_weights": found.zero_weights.get(layer.name, 0),
+                "dense_reason": found.dense_reasons.get(layer.name) if layer.dense else None,
+            }
+            for layer in found.layers
+        ],
+        "totals": _totals(found),
+        "metadata": dict(found.metadata),
+        "notes": list(found.notes),
+    }
+
+
+def _totals(found: Inspection) -> dict[str, int]:
+    return {
+        "weights": sum(layer.weights for layer in found.layers),
+        "bytes": sum(layer.stored_bytes for layer in found.layers),
+        "macs": sum(layer.macs or 0 for layer in found.layers if not layer.binary_activations),
+        "bops": sum(layer.macs or 0 for layer in found.layers if layer.binary_activations),
+    }
+
+
+def _print(found: Inspection) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title, justify in (
+        ("layer", "left"),
+        ("op", "left"),
+        ("shape", "left"),
+        ("bits", "right"),
+        ("bytes", "right"),
+        ("MACs", "right"),
+        ("BOPs", "right"),
+        ("why dense", "left"),
+    ):
+        table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
+    for layer in found.layers:
+        reason = found.dense_reasons.get(layer.name, "") if layer.dense else ""
+        macs, bops = (None, layer.macs) if layer.binary_activations else (layer.macs, None)
+        table.add_row(
+            layer.name,
+            layer.op,
+            "x".join(map(str, layer.weight_shape)),
+            f"{layer.bits_per_weight:.2f}",
+            f"{layer.stored_bytes:,}",
+            _millions(macs),
+            _millions(bops),
+            reason,
+        )
+    title = f"{found.arch} ({found.family})" if found.family else "a foreign ONNX model"
+    stdout.print(f"{title}, {size(found.bytes)}", markup=False, highlight=False)
+    stdout.print(table)
+    totals = _totals(found)
+    ratio = found.fp32_bytes / found.bytes
+    stdout.print(
+        f"{totals['weights']:,} weights, {_millions(totals['macs'])} MACs, "
+        f"{_millions(totals['bops'])} BOPs; the file is {ratio:.1f}x smaller than float32 "
+        f"({size(found.fp32_bytes)})",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _millions(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.1f}M"

@@ -1,0 +1,119 @@
+"""How the command line speaks: JSON or tables on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from bitexport.errors import BitexportError
+
+__all__ = [
+    "Debug",
+    "Json",
+    "Verbose",
+    "print_json",
+    "progress",
+    "run",
+    "say",
+    "size",
+    "stdout",
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what every pass did.")]
+
+# A pipe has no width: leave wrapping to whoever reads it.
+stdout = Console(width=None if sys.stdout.isatty() else 160)
+_stderr = Console(stderr=True)
+_INTERRUPTED = 130
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB")
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; NaN and infinities become null, as JSON has none."""
+    typer.echo(json.dumps(_plain(record), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    _stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``1.62 MiB``."""
+    value = float(count)
+    for unit in _BINARY_UNITS:
+        if value < 1024 or unit == _BINARY_UNITS[-1]:
+            break
+        value /= 1024
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+
+
+@contextmanager
+def progress(title: str) -> Iterator[None]:
+    """A spinner on a terminal; nothing in a pipe."""
+    if not _stderr.is_terminal:
+        yield
+        return
+    with _stderr.status(title):
+        yield
+
+
+def run(app: Callable[[], object]) -> NoReturn:
+    """Run the app; every failure is one line on stderr and the right exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except BitexportError as error:
+        _fail(str(error), error.exit_code, debug)
+    except MemoryError:
+        _fail(
+            "out of memory (got a model too large, expected one that fits). Use a larger machine.",
+            1,
+            debug,
+        )
+    except KeyboardInterrupt:
+        _fail(
+            "interrupted (got Ctrl-C, expected to finish). Nothing was written.",
+            _INTERRUPTED,
+            debug,
+        )
+    except BrokenPipeError:
+        # The reader of our output went away; silence Python's own complaint at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+        _fail(
+            f"internal error (got {what}, expected none). Please report it with --debug.", 1, debug
+        )
+    sys.exit(0)
+
+
+def _fail(line: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    say(f"error: {line}")
+    sys.exit(code)

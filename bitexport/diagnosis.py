@@ -1,0 +1,67 @@
+"""What is installed and usable on this machine, and the command that mends what is missing."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib import metadata
+
+from bitexport.errors import RuntimeFailure
+from bitexport.runtimes import (
+    ENGINE_BUILDERS,
+    RUNTIMES,
+    Availability,
+    plugin_library_path,
+)
+
+__all__ = ["diagnose"]
+
+
+def diagnose() -> list[Availability]:
+    """Everything that bitexport can use, whether it is there or not."""
+    return [
+        Availability("python", True, f"{platform.python_version()} on {platform.machine()}"),
+        *(_package(name) for name in ("torch", "torchvision", "onnx", "numpy")),
+        *(runtime.availability() for runtime in RUNTIMES),
+        *(builder.availability() for builder in ENGINE_BUILDERS),
+        _tensorrt(),
+        _plugin_library(),
+        _gpu(),
+        _nvcc(),
+    ]
+
+
+def _package(name: str) -> Availability:
+    try:
+        return Availability(name, True, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Availability(name, False, "not installed", f"pip install {name}")
+
+
+def _tensorrt() -> Availability:
+    found = _package("tensorrt")
+    fix = "" if found.ok else 'pip install "bitexport[tensorrt]"'
+    return Availability(found.name, found.ok, found.detail, fix)
+
+
+def _plugin_library() -> Availability:
+    name = "TensorRT plugin library"
+    try:
+        return Availability(name, True, str(plugin_library_path()))
+    except RuntimeFailure as error:
+        return Availability(name, False, error.got, error.fix)
+
+
+def _gpu() -> Availability:
+    import torch
+
+    if torch.cuda.is_available():
+        return Availability("GPU", True, torch.cuda.get_device_name())
+    return Availability("GPU", False, "torch sees no CUDA device", "nvidia-smi")
+
+
+def _nvcc() -> Availability:
+    path = shutil.which("nvcc")
+    if path is not None:
+        return Availability("nvcc", True, path)
+    return Availability("nvcc", False, "not on the PATH", "apt-get install nvidia-cuda-toolkit")

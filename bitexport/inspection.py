@@ -1,0 +1,120 @@
+"""What a checkpoint or an .onnx file holds, layer by layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bitexport.checkpoint import read_checkpoint
+from bitexport.errors import BitexportError, InputError
+from bitexport.exporter import ExportOptions, float32_bytes, lowered_model
+from bitexport.families import LoadOptions, load_model
+from bitexport.graph import LayerInfo, layers_of
+from bitexport.graph.read import read_onnx
+
+__all__ = ["Inspection", "inspect_file"]
+
+_ONNX_SUFFIX = ".onnx"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A file's contents.
+
+    Attributes:
+        kind: "checkpoint" or "onnx".
+        family: Empty for a foreign .onnx.
+        arch: Empty for a foreign .onnx.
+        bytes: Size of the file.
+        fp32_bytes: Size of all weights in float32; for an .onnx without its BatchNorms.
+        layers: In the order of execution; a checkpoint's as they would be exported.
+        zero_weights: Layer -> weights of exactly 0 in 1-bit layers.
+        dense_reasons: Layer -> why its weight stayed dense.
+        metadata: Properties of the file.
+        notes: What was assumed because the file does not say.
+    """
+
+    kind: str
+    family: str
+    arch: str
+    bytes: int
+    fp32_bytes: int
+    layers: tuple[LayerInfo, ...]
+    zero_weights: Mapping[str, int] = field(default_factory=dict)
+    dense_reasons: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def inspect_file(path: Path, load: LoadOptions, input_size: tuple[int, int] | None) -> Inspection:
+    """Inspect a checkpoint, or an .onnx by its suffix.
+
+    Raises:
+        InputError: The file cannot be read.
+        UnsupportedModel: It is a checkpoint of no known model.
+    """
+    if path.suffix.lower() == _ONNX_SUFFIX:
+        return _inspect_onnx(path)
+    return _inspect_checkpoint(path, load, input_size)
+
+
+def _inspect_checkpoint(
+    path: Path, load: LoadOptions, input_size: tuple[int, int] | None
+) -> Inspection:
+    checkpoint = read_checkpoint(path)
+    model = load_model(checkpoint, load)
+    lowered = lowered_model(model, ExportOptions(load=load, input_size=input_size))
+    return Inspection(
+        kind="checkpoint",
+        family=model.family,
+        arch=model.arch,
+        bytes=checkpoint.size,
+        fp32_bytes=float32_bytes(model.module),
+        layers=lowered.layers,
+        zero_weights=lowered.zero_weights,
+        dense_reasons=model.dense_reasons,
+        metadata={**checkpoint.metadata, "container": checkpoint.container},
+        notes=model.notes,
+    )
+
+
+def _inspect_onnx(path: Path) -> Inspection:
+    model, data = read_onnx(path)
+    try:
+        layers = tuple(layers_of(model))
+    except BitexportError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path}: a malformed layer",
+            got=f"{type(error).__name__}: {error}",
+            expected="the inputs and attributes of the op's schema",
+            fix="Export the model again.",
+        ) from error
+    properties = model.metadata_props
+    return Inspection(
+        kind="onnx",
+        family=properties.get("bitexport.family", ""),
+        arch=properties.get("bitexport.arch", ""),
+        bytes=len(data),
+        fp32_bytes=4 * sum(layer.weights for layer in layers),
+        layers=layers,
+        zero_weights={
+            k: int(v)
+            for k, v in _record(properties, "bitexport.zero_weights").items()
+            if isinstance(v, int)
+        },
+        dense_reasons={k: str(v) for k, v in _record(properties, "bitexport.dense").items()},
+        metadata=dict(properties),
+    )
+
+
+def _record(properties: Mapping[str, str], key: str) -> dict[str, object]:
+    """A JSON object among the file's properties; anything else counts as empty."""
+    try:
+        record = json.loads(properties.get(key, "{}"))
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}

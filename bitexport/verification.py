@@ -1,0 +1,196 @@
+"""Compare an .onnx file with its checkpoint, or with recorded logits."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bitexport.comparison import (
+    Comparison,
+    Divergence,
+    Tolerance,
+    compare_logits,
+    first_divergence,
+    reference_logits,
+    sample_input,
+)
+from bitexport.errors import ComparisonFailure, InputError
+from bitexport.families import LoadedModel, LoadOptions, load
+from bitexport.graph.read import read_onnx
+from bitexport.runtimes import runtime_named
+
+__all__ = ["Verification", "verify_file"]
+
+FloatArray = npt.NDArray[np.float32]
+_DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of a comparison.
+
+    Attributes:
+        comparison: The figures.
+        tolerance: What counted as equal.
+        divergence: The first tensor that differs, where there was a checkpoint to ask.
+    """
+
+    comparison: Comparison
+    tolerance: Tolerance
+    divergence: Divergence | None
+
+    def failure(self) -> ComparisonFailure:
+        """The error that the figures amount to when they are out of tolerance."""
+        where = f", first at {self.divergence.layer!r}" if self.divergence else ""
+        return ComparisonFailure(
+            f"the model differs from its reference{where}",
+            got=f"relative L2 error {self.comparison.rel_l2:.2e}, "
+            f"top-1 agreement {self.comparison.top1_agreement:.1%}",
+            expected=f"at most {self.tolerance.rel_l2:.0e} and at least {self.tolerance.top1:.1%}",
+            fix="Export the model again, or widen --rel-l2 and --top1 if that is what you want.",
+        )
+
+
+def verify_file(
+    model_path: Path,
+    *,
+    checkpoint: Path | None,
+    inputs: Path | None,
+    runtime_name: str = "ort",
+    rel_l2: float | None = None,
+    top1: float | None = None,
+    load_options: LoadOptions | None = None,
+) -> Verification:
+    """Run an exported model and compare its logits.
+
+    Args:
+        model_path: The .onnx file.
+        checkpoint: The torch reference; without it, ``inputs`` must hold ``logits``.
+        inputs: An .npz with ``input`` float32 [N, C, H, W] and perhaps ``logits``; without it,
+            standard normal images of a fixed seed are used.
+        runtime_name: Name of a runtime of the table.
+        rel_l2: Overrides the usual tolerance.
+        top1: Overrides the usual tolerance.
+        load_options: What the user says about the checkpoint.
+
+    Raises:
+        InputError: A file cannot be read, or there is nothing to compare with.
+        RuntimeFailure: The runtime is missing, or refuses the model.
+    """
+    runtime = runtime_named(runtime_name)
+    graph, data = read_onnx(model_path)
+    recorded = {} if inputs is None else _read_arrays(inputs)
+    reference = None if checkpoint is None else load(checkpoint, load_options)
+    images = _images(graph, recorded, reference)
+    expected = _expected(recorded, reference, images)
+    input_name, output_name = _interface(graph, model_path)
+    got = runtime.load(data).run({input_name: images})[output_name]
+    usual = Tolerance.for_model(
+        binary_activations=any(n.op_type.startswith("BinaryConv") for n in graph.graph),
+        float16=_is_float16(graph),
+    )
+    tolerance = Tolerance(
+        usual.rel_l2 if rel_l2 is None else rel_l2, usual.top1 if top1 is None else top1
+    )
+    comparison = compare_logits(got, expected, tolerance)
+    divergence = None
+    if not comparison.ok and reference is not None:
+        divergence = first_divergence(
+            graph, reference.module, images, runtime, limit=tolerance.rel_l2
+        )
+    return Verification(comparison, tolerance, divergence)
+
+
+def _read_arrays(path: Path) -> dict[str, FloatArray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays: dict[str, Any] = {k: archive[k] for k in ("input", "logits") if k in archive}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        AttributeError,
+        MemoryError,
+    ) as error:
+        raise _bad_arrays(path, error) from error
+    if "input" not in arrays:
+        raise _bad_arrays(path, "no array `input`")
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or array.size == 0:
+            raise _bad_arrays(path, f"`{name}` of {array.dtype} {list(array.shape)}")
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _bad_arrays(path: Path, got: object) -> InputError:
+    return InputError(
+        f"{path}: cannot take the inputs",
+        got=got,
+        expected="an .npz with the float arrays `input` and, without a CKPT, `logits`",
+        fix="Write it with numpy.savez(path, input=..., logits=...).",
+    )
+
+
+def _images(
+    graph: ir.Model, recorded: dict[str, FloatArray], reference: LoadedModel | None
+) -> FloatArray:
+    if "input" in recorded:
+        return recorded["input"]
+    shape = graph.graph.inputs[0].shape if graph.graph.inputs else None
+    fallback = (3, _DEFAULT_SIZE, _DEFAULT_SIZE) if reference is None else reference.input_shape
+    if shape is None or len(shape) != 4:
+        return sample_input(fallback)
+    channels, height, width = (
+        dim if isinstance(dim, int) else usual
+        for dim, usual in zip(shape[1:], fallback, strict=True)
+    )
+    return sample_input((channels, height, width))
+
+
+def _expected(
+    recorded: dict[str, FloatArray], reference: LoadedModel | None, images: FloatArray
+) -> FloatArray:
+    if reference is not None:
+        try:
+            return reference_logits(reference.module, images)
+        except RuntimeError as error:
+            raise InputError(
+                "the torch reference cannot take the inputs",
+                got=str(error),
+                expected=f"images like [N, {', '.join(map(str, reference.input_shape))}]",
+                fix="Give inputs of the right shape.",
+            ) from error
+    if "logits" in recorded:
+        return recorded["logits"]
+    raise InputError(
+        "nothing to compare with",
+        got="neither a CKPT nor recorded logits",
+        expected="one of them",
+        fix="Name the checkpoint, or give --inputs FILE.npz with `input` and `logits`.",
+    )
+
+
+def _interface(graph: ir.Model, path: Path) -> tuple[str, str]:
+    inputs, outputs = graph.graph.inputs, graph.graph.outputs
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(
+            f"{path}: not an image classifier",
+            got=f"{len(inputs)} inputs and {len(outputs)} outputs",
+            expected="one of each",
+            fix="Export the model with `bitexport onnx`.",
+        )
+    return inputs[0].name or "", outputs[0].name or ""
+
+
+def _is_float16(graph: ir.Model) -> bool:
+    casts = [n for n in graph.graph if n.op_type == "Cast" and n.domain == ""]
+    return any(
+        n.attributes.get_int("to", 0) == ir.DataType.FLOAT16 and n.inputs[0] in graph.graph.inputs
+        for n in casts
+    )
