@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from rich.markup import escape
 from rich.table import Table
 
 from bitexport.cli.output import Debug, Json, print_json, stdout
@@ -28,5 +29,6 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     table.add_column(overflow="fold")
     for item in found:
         detail = item.detail if item.ok else f"{item.detail}\n-> {item.fix}"
-        table.add_row("[green]ok[/green]" if item.ok else "[yellow]--[/yellow]", item.name, detail)
+        mark = "[green]ok[/green]" if item.ok else "[yellow]--[/yellow]"
+        table.add_row(mark, item.name, escape(detail))
     stdout.print(table)

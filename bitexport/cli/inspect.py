@@ -84,20 +84,14 @@ def _totals(found: Inspection) -> dict[str, int]:
 
 
 def _print(found: Inspection) -> None:
+    title = f"{found.arch} ({found.family})" if found.family else "a foreign ONNX model"
+    stdout.print(f"{title}, {size(found.bytes)}", markup=False, highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title, justify in (
-        ("layer", "left"),
-        ("op", "left"),
-        ("shape", "left"),
-        ("bits", "right"),
-        ("bytes", "right"),
-        ("MACs", "right"),
-        ("BOPs", "right"),
-        ("why dense", "left"),
-    ):
-        table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
+    for column in ("layer", "op", "shape"):
+        table.add_column(column, no_wrap=True)
+    for column in ("bits", "bytes", "MACs", "BOPs"):
+        table.add_column(column, justify="right", no_wrap=True)
     for layer in found.layers:
-        reason = found.dense_reasons.get(layer.name, "") if layer.dense else ""
         macs, bops = (None, layer.macs) if layer.binary_activations else (layer.macs, None)
         table.add_row(
             layer.name,
@@ -107,21 +101,21 @@ def _print(found: Inspection) -> None:
             f"{layer.stored_bytes:,}",
             _millions(macs),
             _millions(bops),
-            reason,
         )
-    title = f"{found.arch} ({found.family})" if found.family else "a foreign ONNX model"
-    stdout.print(f"{title}, {size(found.bytes)}", markup=False, highlight=False)
     stdout.print(table)
     totals = _totals(found)
-    ratio = found.fp32_bytes / found.bytes
-    stdout.print(
+    lines = [
         f"{totals['weights']:,} weights, {_millions(totals['macs'])} MACs, "
-        f"{_millions(totals['bops'])} BOPs; the file is {ratio:.1f}x smaller than float32 "
-        f"({size(found.fp32_bytes)})",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+        f"{_millions(totals['bops'])} BOPs",
+        f"{found.fp32_bytes / found.bytes:.1f}x smaller than float32 ({size(found.fp32_bytes)})",
+        *(
+            f"{layer.name} stayed dense: {found.dense_reasons[layer.name]}"
+            for layer in found.layers
+            if layer.dense and layer.name in found.dense_reasons
+        ),
+    ]
+    for line in lines:
+        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _millions(count: int | None) -> str:
