@@ -16,6 +16,7 @@ from onnx_ir.passes.common import (
 
 from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.graph.passes.attach_functions import attach_functions
+from bitexport.graph.passes.copy_batch_in_reshape import copy_batch_in_reshape
 from bitexport.graph.passes.drop_zero_bias import drop_zero_bias
 from bitexport.graph.passes.fold_batch_norm import fold_batch_norm
 from bitexport.graph.passes.name_after_modules import name_after_modules
@@ -66,6 +67,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     name_after_modules(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     drop_zero_bias(model)
+    copy_batch_in_reshape(model)
     records = fold_batch_norm(model, keep_float16=not options.float16)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)

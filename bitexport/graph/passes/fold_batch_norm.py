@@ -5,6 +5,8 @@ In evaluation BatchNorm is an affine map of each channel, with g = gamma / sqrt(
     BN(y) = g * y + (beta - g * mean)
 
     SignConv/...(S, B) -> BN     =>   SignConv/...(S = g * S, B = g * B + beta - g * mean)
+    Add(two parts of a layer)    =>   both S times g, one B as above (see graph/emit.py)
+      -> BN
     Conv/Gemm(W, b)    -> BN     =>   Conv/Gemm(W = g * W, b = g * b + beta - g * mean)
     anything else      -> BN     =>   Mul(g) -> Add(beta - g * mean)
 
@@ -54,11 +56,17 @@ def _remove(node: ir.Node, keep_float16: bool) -> Record:
     layer = node.name or ""
     source = node.inputs[0]
     producer = None if source is None else source.producer()
-    reason = _reason_to_decline(node, producer, keep_float16)
+    parts = _split_parts(producer)
+    reason = None if parts else _reason_to_decline(producer, keep_float16)
     if producer is None or reason is not None:
         _insert_affine(node, scale, shift)
         return Record(_RULE, layer, False, f"became one per-channel affine: {reason}")
-    if producer.domain == DOMAIN:
+    if parts is not None:
+        plus, minus, source_of = parts
+        _fold_into_scale_and_bias(plus, scale, shift)
+        _fold_into_scale_and_bias(minus, *_part_affine(minus, source_of, scale))
+        into = "S and B of both parts"
+    elif producer.domain == DOMAIN:
         _fold_into_scale_and_bias(producer, scale, shift)
         into = "S and B"
     else:
@@ -87,14 +95,52 @@ def _affine(node: ir.Node) -> tuple[Float64Array, Float64Array]:
     return scale, beta - scale * mean
 
 
-def _reason_to_decline(node: ir.Node, producer: ir.Node | None, keep_float16: bool) -> str | None:
+def _split_parts(
+    add: ir.Node | None,
+) -> tuple[ir.Node, ir.Node, npt.NDArray[np.int64] | None] | None:
+    """The two nodes of a sign layer that was split for its zero weights, if ``add`` sums them.
+
+    Third comes the row of the second part for each channel; None where they are the same.
+    """
+    if add is None or add.op_type != "Add" or not _read_once(add):
+        return None
+    plus, minus = (None if v is None else v.producer() for v in add.inputs)
+    source_of = None
+    if minus is not None and minus.op_type == "Gather" and _read_once(minus):
+        source_of = constant(minus.inputs[1])
+        minus = None if minus.inputs[0] is None else minus.inputs[0].producer()
+    if plus is None or minus is None:
+        return None
+    same_layer = all(n.domain == DOMAIN and _read_once(n) for n in (plus, minus)) and (
+        (plus.name or "").startswith(f"{add.name}/")
+        and (minus.name or "").startswith(f"{add.name}/")
+    )
+    return (plus, minus, source_of) if same_layer else None
+
+
+def _part_affine(
+    minus: ir.Node, source_of: npt.NDArray[np.int64] | None, scale: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """The factor g of each row of the second part; its shift is the first part's business."""
+    if source_of is None:
+        return scale, np.zeros_like(scale)
+    rows = np.ones(minus.attributes.get_ints("wshape")[0])
+    rows[source_of] = scale
+    return rows, np.zeros_like(rows)
+
+
+def _read_once(node: ir.Node) -> bool:
+    output = node.outputs[0]
+    return len(output.uses()) == 1 and not output.is_graph_output()
+
+
+def _reason_to_decline(producer: ir.Node | None, keep_float16: bool) -> str | None:
     if producer is None:
         return "it normalizes the graph's input"
     foldable = producer.domain == DOMAIN or producer.op_type in ("Conv", "Gemm")
     if not foldable:
         return f"its input comes from {producer.op_type} {producer.name!r}"
-    output = producer.outputs[0]
-    if len(output.uses()) > 1 or output.is_graph_output():
+    if not _read_once(producer):
         return f"other nodes read {producer.op_type} {producer.name!r} too"
     if producer.domain == DOMAIN:
         if producer.op_type == "BinaryConvAdd":
