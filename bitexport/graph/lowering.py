@@ -71,7 +71,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     records = fold_batch_norm(model, keep_float16=not options.float16)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)
-    attach_functions(model)
+    attach_functions(model, inlined=options.plain)
     layers = layers_of(model)
     if options.plain:
         InlinePass()(model)

@@ -8,7 +8,16 @@ into bytes by floored Mod and exact Div, and a byte into eight signs by one Gath
     W int32 [Co,kh,kw,words] -> bytes [Co,kh,kw,words,4] -> signs [Co,kh,kw,words*4,8]
       -> [Co,kh,kw,32*words] -> drop the fill-up channels -> [Co,Ci/group,kh,kw]
 
-Scales and biases are float32 whatever T is, and are applied to a float32 accumulator.
+Weights are put together in float32 and cast to T last, as ONNX Runtime folds constants on the
+CPU and has few float16 kernels there. Scales and biases are float32 whatever T is, and are
+applied to a float32 accumulator.
+
+TensorRT's parser reads a convolution's ``strides`` and ``dilations`` straight from the node, so
+that inside a function a reference to the caller's attribute counts as 1 and the result is wrong
+without a word (``getKernelParams`` in onnx-tensorrt, 10.1 to TensorRT-RTX 1.7). A body therefore
+measures, on tiny constants, what its runtime left undone, and does it itself: by zeros between
+the taps of the weight and by a strided Slice of the result. Elsewhere both measure 1, and a
+runtime that folds constants drops them.
 """
 
 from __future__ import annotations
@@ -27,6 +36,7 @@ __all__ = ["OPSET", "function_for"]
 OPSET = 18
 
 _BYTES_PER_WORD = 4
+_INT64_MAX = np.iinfo(np.int64).max
 _CONV_ATTRIBUTES = ("strides", "pads", "dilations", "group")
 
 
@@ -55,8 +65,9 @@ class _Body:
         kind = ir.AttributeType.INT if scalar else ir.AttributeType.INTS
         return ir.RefAttr(rename or name, name, kind)
 
-    def weight_shape(self) -> ir.Value:
-        return self("Constant", value_ints=self.attribute("wshape", rename="value_ints"))
+    def own_ints(self, name: str) -> ir.Value:
+        """The node's attribute ``name`` as a tensor, int64 [n]."""
+        return self("Constant", value_ints=self.attribute(name, rename="value_ints"))
 
     def finish(self, output: ir.Value) -> ir.Function:
         output.name = "Y"
@@ -68,8 +79,9 @@ class _Body:
             name=self.op.name,
         )
         for index, node in enumerate(self._tape.nodes):
-            for value in node.outputs:
-                value.name = value.name or f"t{index}"
+            node.name = ""
+            if node.outputs[0] is not output:
+                node.outputs[0].name = f"t{index}"
         names = [a.name for a in self.op.attributes] + list(PLUGIN_ATTRIBUTES)
         return ir.Function(
             DOMAIN,
@@ -79,20 +91,88 @@ class _Body:
         )
 
 
-def function_for(op: Op) -> ir.Function:
-    """A fresh model-local function that computes ``op`` with operators of opset 18."""
+def function_for(op: Op, *, inlined: bool = False) -> ir.Function:
+    """A fresh model-local function that computes ``op`` with operators of opset 18.
+
+    Args:
+        op: A row of the op table.
+        inlined: The function is to be inlined into its callers, where no runtime can miss an
+            attribute, so that the measurements are left out.
+    """
     body = _Body(op)
     weight = _WEIGHTS[op.name](body)
     if op.kind == "gemm":
+        weight = body("CastLike", weight, body.inputs["X"])
         accumulator = body("Gemm", body.inputs["X"], weight, transB=1)
     else:
-        accumulator = body(
-            "Conv",
-            _activations(body),
-            weight,
-            **{name: body.attribute(name) for name in _CONV_ATTRIBUTES},
-        )
+        accumulator = _convolution(body, _activations(body), weight, measured=not inlined)
     return body.finish(_epilogue(body, accumulator))
+
+
+def _convolution(body: _Body, x: ir.Value, weight: ir.Value, *, measured: bool) -> ir.Value:
+    """Conv with the node's own attributes; measured: also where the runtime ignores two."""
+    if measured:
+        weight = _spread_taps(body, weight)
+    attributes = {name: body.attribute(name) for name in _CONV_ATTRIBUTES}
+    y = body("Conv", x, body("CastLike", weight, body.inputs["X"]), **attributes)
+    if not measured:
+        return y
+    ends = body.ints(_INT64_MAX, _INT64_MAX)
+    return body("Slice", y, body.ints(0, 0), ends, body.ints(2, 3), _unapplied_strides(body))
+
+
+def _unapplied_strides(body: _Body) -> ir.Value:
+    """int64 [2]: 1 where the runtime applies the strides, the strides where it ignores them.
+
+    Pooling one image of sh x sw pixels with these strides leaves one pixel, or all of them.
+    """
+    image = body("Expand", _image(body, (1, 1)), _spatial(body, body.own_ints("strides")))
+    pooled = body("MaxPool", image, kernel_shape=[1, 1], strides=body.attribute("strides"))
+    return body("Shape", pooled, start=2)
+
+
+def _unapplied_dilations(body: _Body) -> ir.Value:
+    """int64 [2]: 1 where the runtime applies the dilations, the dilations where it ignores them.
+
+    Two taps a side, dilated, just fit into one image of (1 + dh) x (1 + dw) pixels.
+    """
+    side = body("Add", body.own_ints("dilations"), body.ints(1, 1))
+    image = body("Expand", _image(body, (1, 1)), _spatial(body, side))
+    taps = _image(body, (2, 2))
+    return body("Shape", body("Conv", image, taps, dilations=body.attribute("dilations")), start=2)
+
+
+def _spread_taps(body: _Body, weight: ir.Value) -> ir.Value:
+    """Weight [Co,Ci/group,kh,kw] with the unapplied dilation as zeros between its taps.
+
+    Each tap gets its zeros below and to the right; the ones behind the last tap are cut off.
+    """
+    spread = _unapplied_dilations(body)
+    zeros = body("Sub", spread, body.ints(1, 1))
+    below, right = (body("Slice", zeros, body.ints(i), body.ints(i + 1)) for i in (0, 1))
+    pads = body(
+        "Concat",
+        body.ints(0, 0, 0, 0, 0, 0),
+        body.ints(0, 0, 0),
+        below,
+        body.ints(0),
+        right,
+        axis=0,
+    )
+    padded = body("Pad", body("Unsqueeze", weight, body.ints(3, 5)), pads)
+    shape = body("Shape", weight)
+    size = body("Mul", body("Slice", shape, body.ints(2), body.ints(4)), spread)
+    channels = body("Slice", shape, body.ints(0), body.ints(2))
+    rows = body("Reshape", padded, body("Concat", channels, size, axis=0))
+    return body("Slice", rows, body.ints(0, 0), body("Sub", size, zeros), body.ints(2, 3))
+
+
+def _spatial(body: _Body, size: ir.Value) -> ir.Value:
+    return body("Concat", body.ints(1, 1), size, axis=0)
+
+
+def _image(body: _Body, size: tuple[int, int]) -> ir.Value:
+    return body.constant(np.zeros((1, 1, *size), np.float32))
 
 
 def _activations(body: _Body) -> ir.Value:
@@ -115,12 +195,11 @@ def _epilogue(body: _Body, accumulator: ir.Value) -> ir.Value:
 
 
 def _sign_weight(body: _Body) -> ir.Value:
-    """Sign words [Co,kh,kw,words] -> T [Co,Ci/group,kh,kw] of +-1."""
+    """Sign words [Co,kh,kw,words] -> float32 [Co,Ci/group,kh,kw] of +-1."""
     octets = _digits(body, body.inputs["W"], base=256, count=_BYTES_PER_WORD)
-    table = body("CastLike", _sign_table(body), body.inputs["X"])
-    signs = body("Gather", table, octets, axis=0)
+    signs = body("Gather", _sign_table(body), octets, axis=0)
     signs = body("Reshape", signs, body.ints(0, 0, 0, -1))
-    channels = body("Slice", body.weight_shape(), body.ints(1), body.ints(2))
+    channels = body("Slice", body.own_ints("wshape"), body.ints(1), body.ints(2))
     signs = body("Slice", signs, body.ints(0), channels, body.ints(3))
     return body("Transpose", signs, perm=[0, 3, 1, 2])
 
@@ -131,7 +210,7 @@ def _sign_table(body: _Body) -> ir.Value:
     Built in the graph from the 16 rows of a nibble, which keeps 4 KB out of the file.
     """
     bits = (np.arange(16)[:, None] >> np.arange(4)) & 1
-    nibble = body.constant((2 * bits - 1).astype(np.float16))
+    nibble = body.constant((2 * bits - 1).astype(np.float32))
     low = body("Expand", body("Unsqueeze", nibble, body.ints(0)), body.ints(16, 16, 4))
     high = body("Expand", body("Unsqueeze", nibble, body.ints(1)), body.ints(16, 16, 4))
     return body("Reshape", body("Concat", low, high, axis=-1), body.ints(256, 8))
@@ -139,19 +218,19 @@ def _sign_table(body: _Body) -> ir.Value:
 
 def _codebook_weight(code_bits: int) -> Callable[[_Body], ir.Value]:
     def weight(body: _Body) -> ir.Value:
-        """Code words [Co,words] and codebook [K,d] -> T of shape ``wshape``."""
+        """Code words [Co,words] and codebook [K,d] -> float32 of shape ``wshape``."""
         codes = _digits(body, body.inputs["Codes"], base=1 << code_bits, count=32 // code_bits)
         codes = body("Reshape", codes, body.ints(0, -1))
         blocks = body("Gather", body.inputs["CB"], codes, axis=0)
         rows = body("Reshape", blocks, body.ints(0, -1))
-        shape = body.weight_shape()
+        shape = body.own_ints("wshape")
         row_length = body(
             "ReduceProd",
             body("Slice", shape, body.ints(1), body.ints(len(_wshape_axes(body.op)))),
             keepdims=1,
         )
         rows = body("Slice", rows, body.ints(0), row_length, body.ints(1))
-        return body("CastLike", body("Reshape", rows, shape), body.inputs["X"])
+        return body("Cast", body("Reshape", rows, shape), to=ir.DataType.FLOAT)
 
     return weight
 

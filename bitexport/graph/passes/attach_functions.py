@@ -13,12 +13,12 @@ from bitexport.ops.table import DOMAIN, OP_VERSION, OPS
 __all__ = ["attach_functions"]
 
 
-def attach_functions(model: ir.Model) -> None:
-    """Attach in place, in the order of the op table."""
+def attach_functions(model: ir.Model, *, inlined: bool = False) -> None:
+    """Attach in place, in the order of the op table; ``inlined`` if they are to be inlined."""
     used = {node.op_type for node in model.graph if node.domain == DOMAIN}
     for op in OPS:
         if op.name in used:
-            function = function_for(op)
+            function = function_for(op, inlined=inlined)
             model.functions[function.identifier()] = function
     model.graph.opset_imports.clear()
     model.graph.opset_imports[""] = OPSET
