@@ -86,10 +86,12 @@ def pack_codes(codes: npt.NDArray[Any], code_bits: int) -> npt.NDArray[np.int32]
         int32 [..., ceil(n * code_bits / 32)], in the module's code order.
 
     Raises:
-        ValueError: A code does not fit, or ``code_bits`` is neither 8 nor 16.
+        ValueError: A code is no integer or does not fit, or ``code_bits`` is neither 8 nor 16.
     """
     dtype = _code_dtype(code_bits)
     codes = np.asarray(codes)
+    if codes.dtype.kind not in "iu":
+        raise ValueError(f"codes are integers, not {codes.dtype}")
     if codes.size and (codes.min() < 0 or codes.max() >= 1 << code_bits):
         raise ValueError(f"codes span {codes.min()}..{codes.max()}, need 0..{2**code_bits - 1}")
     narrow = np.ascontiguousarray(codes.astype(dtype))

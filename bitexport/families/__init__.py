@@ -8,6 +8,8 @@ from bitexport.checkpoint import Checkpoint, read_checkpoint
 from bitexport.errors import InputError, UnsupportedModel
 from bitexport.families.base import Family, LoadedModel, LoadOptions, Precision
 from bitexport.families.kill_the_bits import KillTheBitsFamily
+from bitexport.families.rbnn import RbnnFamily
+from bitexport.families.siman import SimanFamily
 from bitexport.families.wide_resnet import WideResNetFamily
 
 __all__ = [
@@ -21,7 +23,12 @@ __all__ = [
     "load_model",
 ]
 
-FAMILIES: tuple[Family, ...] = (WideResNetFamily(), KillTheBitsFamily())
+FAMILIES: tuple[Family, ...] = (
+    WideResNetFamily(),
+    KillTheBitsFamily(),
+    SimanFamily(),
+    RbnnFamily(),
+)
 
 
 def family_named(name: str) -> Family:

@@ -160,7 +160,9 @@ def activation(name: Activation, channels: int) -> nn.Module:
     """The nonlinearity called ``name``, for ``channels`` channels."""
     if name == "prelu":
         return nn.PReLU(channels)
-    return {"none": nn.Identity, "relu": nn.ReLU, "hardtanh": nn.Hardtanh}[name]()
+    if name == "hardtanh":
+        return nn.Hardtanh()
+    return nn.ReLU() if name == "relu" else nn.Identity()
 
 
 def pooled_features(x: Tensor, window: int, stride: int) -> Tensor:

@@ -10,7 +10,8 @@ max-pool may be negative, so the two do not commute. Upstream lmbxmu/RBNN and lm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias, cast
 
 from torch import Tensor, nn
@@ -25,7 +26,15 @@ from bitexport.models.centered_blocks import (
     pooled_features,
 )
 
-__all__ = ["CenteredResNet", "NetworkPlan", "ResNetPlan", "VggPlan", "VggSmall", "build_network"]
+__all__ = [
+    "CIFAR_RESNETS",
+    "CenteredResNet",
+    "NetworkPlan",
+    "ResNetPlan",
+    "VggPlan",
+    "VggSmall",
+    "build_network",
+]
 
 _VGG_WIDTHS = (128, 128, 256, 256, 512, 512)
 _VGG_POOLED = (1, 3, 5)
@@ -77,6 +86,23 @@ class VggPlan:
 
 
 NetworkPlan: TypeAlias = ResNetPlan | VggPlan
+
+_RESNET18 = ResNetPlan(
+    depths=(2, 2, 2, 2),
+    widths=(64, 128, 256, 512),
+    nonlinearity="hardtanh",
+    shortcut="binary",
+    per_conv=False,
+    pool=(4, 4),
+)
+# models_cifar/resnet2.py, the same file in both repositories.
+CIFAR_RESNETS: Mapping[str, ResNetPlan] = {
+    "resnet18": _RESNET18,
+    "resnet18A": replace(_RESNET18, widths=(32, 32, 64, 128)),
+    "resnet18B": replace(_RESNET18, widths=(32, 64, 128, 256)),
+    "resnet18C": replace(_RESNET18, widths=(64, 64, 128, 256)),
+    "resnet34": replace(_RESNET18, depths=(3, 4, 6, 3)),
+}
 
 
 def build_network(

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from bitexport.models.centered_networks import NetworkPlan, ResNetPlan, VggPlan
-from bitexport.models.siman import SIMAN_NETWORKS
+from bitexport.models.centered_networks import CIFAR_RESNETS, NetworkPlan, ResNetPlan, VggPlan
 
 __all__ = ["RBNN_NETWORKS"]
 
@@ -32,12 +31,11 @@ _IMAGENET = ResNetPlan(
     stem_nonlinearity="hardtanh",
     pool=(7, 1),
 )
-_SHARED = ("resnet18", "resnet18A", "resnet18B", "resnet18C", "resnet34")
 
 RBNN_NETWORKS: Mapping[str, NetworkPlan] = {
     "resnet20": _RESNET20,
     "resnet20_bireal": replace(_RESNET20, per_conv=True),
-    **{name: SIMAN_NETWORKS[name] for name in _SHARED},
+    **CIFAR_RESNETS,
     "vgg_small": VggPlan(nonlinearity="hardtanh"),
     "resnet18_imagenet": _IMAGENET,
     "resnet34_imagenet": replace(_IMAGENET, depths=(3, 4, 6, 3)),

@@ -9,18 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from bitexport.models.centered_networks import NetworkPlan, ResNetPlan, VggPlan
+from bitexport.models.centered_networks import CIFAR_RESNETS, NetworkPlan, ResNetPlan, VggPlan
 
 __all__ = ["SIMAN_NETWORKS"]
 
-_RESNET18 = ResNetPlan(
-    depths=(2, 2, 2, 2),
-    widths=(64, 128, 256, 512),
-    nonlinearity="hardtanh",
-    shortcut="binary",
-    per_conv=False,
-    pool=(4, 4),
-)
 _IMAGENET = ResNetPlan(
     depths=(2, 2, 2, 2),
     widths=(64, 128, 256, 512),
@@ -41,11 +33,7 @@ SIMAN_NETWORKS: Mapping[str, NetworkPlan] = {
         per_conv=True,
         stem_nonlinearity="relu",
     ),
-    "resnet18": _RESNET18,
-    "resnet18A": replace(_RESNET18, widths=(32, 32, 64, 128)),
-    "resnet18B": replace(_RESNET18, widths=(32, 64, 128, 256)),
-    "resnet18C": replace(_RESNET18, widths=(64, 64, 128, 256)),
-    "resnet34": replace(_RESNET18, depths=(3, 4, 6, 3)),
+    **CIFAR_RESNETS,
     "vgg_small": VggPlan(nonlinearity="prelu"),
     "resnet18_imagenet": _IMAGENET,
     "resnet34_imagenet": replace(_IMAGENET, depths=(3, 4, 6, 3)),

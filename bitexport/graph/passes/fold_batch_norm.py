@@ -197,9 +197,10 @@ def _insert_affine(node: ir.Node, scale: Float64Array, shift: Float64Array) -> N
 def _replace_output(node: ir.Node, replacement: ir.Value) -> None:
     """Let ``replacement`` take over the name and the readers of the node's output."""
     graph, output = graph_of(node), node.outputs[0]
-    name, was_output = output.name, output.is_graph_output()
+    name = output.name
+    for index, value in enumerate(list(graph.outputs)):
+        if value is output:
+            graph.outputs[index] = replacement
     output.replace_all_uses_with(replacement)
-    if was_output:
-        graph.outputs[:] = [replacement if v is output else v for v in graph.outputs]
     graph.remove(node, safe=True)
     replacement.name = name

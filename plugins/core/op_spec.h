@@ -1,0 +1,212 @@
+// The op table: names, inputs and attributes of the custom ops, as every adapter registers them.
+//
+// bitexport/ops/table.py is the Python side; tests/test_packing_cpp.py holds the two equal.
+
+#ifndef BITEXPORT_CORE_OP_SPEC_H_
+#define BITEXPORT_CORE_OP_SPEC_H_
+
+#include <string_view>
+
+namespace bitexport {
+
+inline constexpr const char* kDomain = "bitexport";
+inline constexpr int kOpVersion = 1;
+
+// Names are C strings, because both runtimes take them so.
+struct StringAttribute {
+  const char* name;
+  const char* value;
+};
+
+// TensorRT (10.15 and later) prefers a plugin to a function body of the same name only where the
+// node says which plugin it means.
+inline constexpr StringAttribute kPluginAttributes[] = {
+    {"plugin_namespace", kDomain},
+    {"plugin_version", "1"},
+};
+
+// kActivation is the type parameter T of the op: float or float16.
+enum class ElementType { kActivation, kFloat, kFloat16, kInt32 };
+
+enum class OpKind { kConv, kGemm };
+
+struct InputSpec {
+  const char* name;
+  ElementType type;
+};
+
+// An integer attribute that every node carries; count 0 is one integer that is not a list.
+struct AttributeSpec {
+  const char* name;
+  int count;
+};
+
+// A view of a constexpr array (C++17 has no std::span).
+template <typename T>
+struct Rows {
+  const T* first;
+  int count;
+
+  template <int kCount>
+  constexpr Rows(const T (&rows)[kCount]) : first(rows), count(kCount) {}
+
+  constexpr const T* begin() const { return first; }
+  constexpr const T* end() const { return first + count; }
+  constexpr const T& operator[](int index) const { return first[index]; }
+};
+
+struct OpSpec {
+  const char* name;
+  OpKind kind;
+  Rows<InputSpec> inputs;
+  Rows<AttributeSpec> attributes;
+};
+
+// ---- Input indices ------------------------------------------------------------------------------
+
+struct SignConvInput {
+  enum : int { kX, kW, kS, kB, kCount };
+};
+
+struct BinaryConvInput {
+  enum : int { kX, kW, kTh, kS, kB, kCount };
+};
+
+struct BinaryConvAddInput {
+  enum : int { kX, kW, kTh, kS, kB, kR, kCount };
+};
+
+// CodebookConv, CodebookConv16 and CodebookGemm.
+struct CodebookInput {
+  enum : int { kX, kCodes, kCB, kS, kB, kCount };
+};
+
+// ---- The table ----------------------------------------------------------------------------------
+
+namespace op_spec_detail {
+
+inline constexpr InputSpec kSignConvInputs[] = {
+    {"X", ElementType::kActivation},
+    {"W", ElementType::kInt32},
+    {"S", ElementType::kFloat},
+    {"B", ElementType::kFloat},
+};
+
+inline constexpr InputSpec kBinaryConvInputs[] = {
+    {"X", ElementType::kActivation}, {"W", ElementType::kInt32}, {"Th", ElementType::kFloat},
+    {"S", ElementType::kFloat},      {"B", ElementType::kFloat},
+};
+
+inline constexpr InputSpec kBinaryConvAddInputs[] = {
+    {"X", ElementType::kActivation}, {"W", ElementType::kInt32}, {"Th", ElementType::kFloat},
+    {"S", ElementType::kFloat},      {"B", ElementType::kFloat}, {"R", ElementType::kActivation},
+};
+
+inline constexpr InputSpec kCodebookInputs[] = {
+    {"X", ElementType::kActivation}, {"Codes", ElementType::kInt32}, {"CB", ElementType::kFloat16},
+    {"S", ElementType::kFloat},      {"B", ElementType::kFloat},
+};
+
+inline constexpr AttributeSpec kConvAttributes[] = {
+    {"strides", 2}, {"pads", 4}, {"dilations", 2}, {"group", 0}, {"wshape", 4},
+};
+
+inline constexpr AttributeSpec kGemmAttributes[] = {{"wshape", 2}};
+
+}  // namespace op_spec_detail
+
+inline constexpr OpSpec kOps[] = {
+    {"SignConv", OpKind::kConv, op_spec_detail::kSignConvInputs, op_spec_detail::kConvAttributes},
+    {"BinaryConv", OpKind::kConv, op_spec_detail::kBinaryConvInputs,
+     op_spec_detail::kConvAttributes},
+    {"BinaryConvAdd", OpKind::kConv, op_spec_detail::kBinaryConvAddInputs,
+     op_spec_detail::kConvAttributes},
+    {"CodebookConv", OpKind::kConv, op_spec_detail::kCodebookInputs,
+     op_spec_detail::kConvAttributes},
+    {"CodebookConv16", OpKind::kConv, op_spec_detail::kCodebookInputs,
+     op_spec_detail::kConvAttributes},
+    {"CodebookGemm", OpKind::kGemm, op_spec_detail::kCodebookInputs,
+     op_spec_detail::kGemmAttributes},
+};
+
+// Index of an op_type in kOps; -1 where it has none. An index, because GCC does not compare the
+// addresses of constexpr objects at compile time when it builds with UBSan.
+constexpr int op_index(std::string_view op_type) {
+  int index = 0;
+  for (const OpSpec& op : kOps) {
+    if (op_type == op.name) return index;
+    ++index;
+  }
+  return -1;
+}
+
+// Index of the input called `name`; -1 where the op has none.
+constexpr int input_index(const OpSpec& op, std::string_view name) {
+  for (int i = 0; i < op.inputs.count; ++i) {
+    if (name == op.inputs[i].name) return i;
+  }
+  return -1;
+}
+
+// ---- The indices and the table agree ------------------------------------------------------------
+
+namespace op_spec_detail {
+
+constexpr bool names_are_unique() {
+  int index = 0;
+  for (const OpSpec& op : kOps) {
+    if (op_index(op.name) != index++) return false;
+  }
+  return true;
+}
+
+struct NamedIndex {
+  const char* name;
+  int index;
+};
+
+template <int kCount>
+constexpr bool has_inputs(const char* op_type, const NamedIndex (&inputs)[kCount]) {
+  const int index = op_index(op_type);
+  if (index < 0 || kOps[index].inputs.count != kCount) return false;
+  for (const NamedIndex& input : inputs) {
+    if (input_index(kOps[index], input.name) != input.index) return false;
+  }
+  return true;
+}
+
+constexpr bool has_codebook_inputs(const char* op_type) {
+  using In = CodebookInput;
+  return has_inputs(
+      op_type,
+      {{"X", In::kX}, {"Codes", In::kCodes}, {"CB", In::kCB}, {"S", In::kS}, {"B", In::kB}});
+}
+
+constexpr bool indices_match_the_table() {
+  using Sign = SignConvInput;
+  using Binary = BinaryConvInput;
+  using Add = BinaryConvAddInput;
+  return has_inputs("SignConv",
+                    {{"X", Sign::kX}, {"W", Sign::kW}, {"S", Sign::kS}, {"B", Sign::kB}}) &&
+         has_inputs("BinaryConv", {{"X", Binary::kX},
+                                   {"W", Binary::kW},
+                                   {"Th", Binary::kTh},
+                                   {"S", Binary::kS},
+                                   {"B", Binary::kB}}) &&
+         has_inputs("BinaryConvAdd", {{"X", Add::kX},
+                                      {"W", Add::kW},
+                                      {"Th", Add::kTh},
+                                      {"S", Add::kS},
+                                      {"B", Add::kB},
+                                      {"R", Add::kR}}) &&
+         has_codebook_inputs("CodebookConv") && has_codebook_inputs("CodebookConv16") &&
+         has_codebook_inputs("CodebookGemm");
+}
+
+static_assert(names_are_unique(), "two ops of the table share a name");
+static_assert(indices_match_the_table(), "an input index is not the input's place in the table");
+
+}  // namespace op_spec_detail
+}  // namespace bitexport
+
+#endif  // BITEXPORT_CORE_OP_SPEC_H_
