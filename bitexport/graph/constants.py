@@ -1,4 +1,4 @@
-"""Read and write the constant inputs of a node."""
+"""Read and write the constant inputs of a node, and replace a node's output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["constant", "graph_of", "new_constant", "set_input_constant"]
+__all__ = ["constant", "graph_of", "new_constant", "set_input_constant", "take_over_output"]
 
 
 def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
@@ -55,3 +55,15 @@ def set_input_constant(node: ir.Node, index: int, array: npt.NDArray[Any], suffi
     value = new_constant(graph, name, array)
     node.replace_input_with(index, value)
     return value
+
+
+def take_over_output(node: ir.Node, replacement: ir.Value) -> None:
+    """Remove a node; ``replacement`` takes over its output's name and readers."""
+    graph, output = graph_of(node), node.outputs[0]
+    name = output.name
+    for index, value in enumerate(list(graph.outputs)):
+        if value is output:
+            graph.outputs[index] = replacement
+    output.replace_all_uses_with(replacement)
+    graph.remove(node, safe=True)
+    replacement.name = name

@@ -19,6 +19,9 @@ from bitexport.graph.passes.attach_functions import attach_functions
 from bitexport.graph.passes.copy_batch_in_reshape import copy_batch_in_reshape
 from bitexport.graph.passes.drop_zero_bias import drop_zero_bias
 from bitexport.graph.passes.fold_batch_norm import fold_batch_norm
+from bitexport.graph.passes.fold_channel_shift import fold_channel_shift
+from bitexport.graph.passes.fold_threshold import fold_threshold
+from bitexport.graph.passes.fuse_residual import fuse_residual
 from bitexport.graph.passes.name_after_modules import name_after_modules
 from bitexport.graph.passes.narrow_constants import narrow_constants
 from bitexport.graph.passes.to_float16 import to_float16
@@ -69,6 +72,9 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     drop_zero_bias(model)
     copy_batch_in_reshape(model)
     records = fold_batch_norm(model, keep_float16=not options.float16)
+    records += fuse_residual(model)
+    records += fold_channel_shift(model)
+    records += fold_threshold(model)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)
     attach_functions(model, inlined=options.plain)

@@ -23,7 +23,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bitexport.errors import UnsupportedModel
-from bitexport.graph.constants import constant, graph_of, new_constant, set_input_constant
+from bitexport.graph.constants import (
+    constant,
+    graph_of,
+    new_constant,
+    set_input_constant,
+    take_over_output,
+)
 from bitexport.graph.passes.narrow_constants import fits_float16
 from bitexport.graph.records import Record
 from bitexport.ops.table import DOMAIN, op_named
@@ -73,7 +79,7 @@ def _remove(node: ir.Node, keep_float16: bool) -> Record:
         _fold_into_weight(producer, scale, shift)
         into = "weight and bias"
     detail = f"folded into {into} of {producer.op_type} {producer.name!r}"
-    _replace_output(node, producer.outputs[0])
+    take_over_output(node, producer.outputs[0])
     return Record(_RULE, layer, True, detail)
 
 
@@ -191,16 +197,4 @@ def _insert_affine(node: ir.Node, scale: Float64Array, shift: Float64Array) -> N
     for new in (mul, add):
         new.outputs[0].type, new.outputs[0].shape = output.type, output.shape
     graph.insert_before(node, [mul, add])
-    _replace_output(node, add.outputs[0])
-
-
-def _replace_output(node: ir.Node, replacement: ir.Value) -> None:
-    """Let ``replacement`` take over the name and the readers of the node's output."""
-    graph, output = graph_of(node), node.outputs[0]
-    name = output.name
-    for index, value in enumerate(list(graph.outputs)):
-        if value is output:
-            graph.outputs[index] = replacement
-    output.replace_all_uses_with(replacement)
-    graph.remove(node, safe=True)
-    replacement.name = name
+    take_over_output(node, add.outputs[0])

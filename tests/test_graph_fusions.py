@@ -1,0 +1,172 @@
+"""Thresholds, residuals and shifts move into the binary convolutions, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bitexport.graph import capture, lower
+from bitexport.graph.passes.fold_threshold import exact_threshold
+from bitexport.layers import BinaryConv2d
+
+SEED = 11
+SHAPE = (6, 8, 7)
+
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(gain=floats, shift=floats, threshold=floats, x=floats)
+@settings(max_examples=400, derandomize=True, deadline=None)
+def test_exact_threshold_decides_like_the_affine(gain, shift, threshold, x):
+    g, h, th = (np.array([v], np.float32) for v in (gain, shift, threshold))
+    bound, flip = exact_threshold(g, h, th)
+    # The floats beside the bound are where a rounding error would show.
+    with np.errstate(over="ignore"):
+        near = [np.nextafter(bound, np.float32(s * np.inf)) for s in (-1, 1)]
+    for value in (np.array([x], np.float32), bound, *near):
+        if not np.isfinite(value).all():
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            want = g * value + h >= th
+        assert np.array_equal((value >= bound) != flip, want), (g, h, th, value)
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    torch.manual_seed(SEED)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.2, 2)
+    return model.eval()
+
+
+def lowered(model: nn.Module, shape=SHAPE):
+    captured = capture(model, shape)
+    report = lower(captured.graph)
+    return captured.graph, [(r.rule, r.applied) for r in report.records], report.records
+
+
+def check_equal(model: nn.Module, graph: ir.Model, shape=SHAPE) -> None:
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(SEED))
+    session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
+    got = session.run(None, {"input": x.numpy()})[0]
+    with torch.no_grad():
+        want = model(x).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def ops(graph: ir.Model) -> list[str]:
+    return [node.op_type for node in graph.graph]
+
+
+class NormSignConv(nn.Module):
+    """XNOR-Net's order, with groups and 6 channels, of which some have a negative gamma."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+        self.conv = BinaryConv2d(6, 4, 3, padding=1, groups=groups)
+
+    def forward(self, x):
+        return self.conv(self.norm(x))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_batch_norm_before_a_sign_becomes_a_threshold(groups):
+    model = randomized(NormSignConv(groups))
+    assert (model.norm.weight < 0).any()
+    graph, rules, records = lowered(model)
+    assert ops(graph) == ["BinaryConv"]
+    assert ("fold-threshold", True) in rules
+    assert "channels flipped" in records[-1].detail
+    check_equal(model, graph)
+
+
+class PreNormResidual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+        self.conv = BinaryConv2d(6, 6, 3, padding=1)
+
+    def forward(self, x):
+        y = self.norm(x)
+        return self.conv(y) + y
+
+
+def test_an_affine_that_others_read_stays():
+    model = randomized(PreNormResidual())
+    graph, rules, _ = lowered(model)
+    assert ops(graph) == ["Mul", "Add", "BinaryConvAdd"]
+    assert ("fold-threshold", False) in rules
+    check_equal(model, graph)
+
+
+class BiRealBlock(nn.Module):
+    def __init__(self, *, shift: bool = False) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(6, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.move = nn.Parameter(torch.randn(1, 6, 1, 1)) if shift else None
+
+    def forward(self, x):
+        y = self.norm(self.conv(x)) + x
+        return y if self.move is None else torch.relu(y + self.move)
+
+
+def test_residual_joins_the_convolution():
+    model = randomized(BiRealBlock())
+    graph, rules, _ = lowered(model)
+    assert ops(graph) == ["BinaryConvAdd"]
+    assert ("fuse-residual", True) in rules
+    assert graph.graph.outputs[0].name == "logits"
+    check_equal(model, graph)
+
+
+def test_a_shift_after_the_sum_joins_the_bias():
+    model = randomized(BiRealBlock(shift=True))
+    graph, rules, _ = lowered(model)
+    assert ops(graph) == ["BinaryConvAdd", "Relu"]
+    assert ("fold-channel-shift", True) in rules
+    check_equal(model, graph)
+
+
+class TwoConvSum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = BinaryConv2d(6, 6, 3, padding=1)
+        self.two = BinaryConv2d(6, 6, 1)
+
+    def forward(self, x):
+        return self.one(x) + self.two(x)
+
+
+def test_only_one_of_two_summands_takes_the_other():
+    model = randomized(TwoConvSum())
+    graph, _, _ = lowered(model)
+    assert sorted(ops(graph)) == ["BinaryConv", "BinaryConvAdd"]
+    check_equal(model, graph)
+
+
+class PooledSum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(6, 6, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x) + x.mean(dim=(2, 3), keepdim=True)
+
+
+def test_a_broadcast_summand_is_no_residual():
+    model = randomized(PooledSum())
+    graph, rules, _ = lowered(model)
+    assert "BinaryConvAdd" not in ops(graph)
+    assert ("fuse-residual", False) in rules
+    check_equal(model, graph)
