@@ -17,6 +17,7 @@ from bitexport.checkpoint import Checkpoint, read_checkpoint
 from bitexport.comparison import (
     Comparison,
     Tolerance,
+    compare_bits,
     compare_logits,
     first_divergence,
     reference_logits,
@@ -201,10 +202,10 @@ def _verify(
     images = sample_input(_input_shape(model, options))
     expected = reference_logits(model.module, images)
     got = runtime.load(data).run({"input": images})["logits"]
-    tolerance = Tolerance.for_model(
-        binary_activations=model.binary_activations, float16=options.float16
-    )
-    comparison = compare_logits(got, expected, tolerance)
+    binary = model.binary_activations or any(x.binary_activations for x in lowered.layers)
+    tolerance = Tolerance.for_model(binary_activations=binary, float16=options.float16)
+    bits = compare_bits(lowered.graph, model.module, images, runtime) if binary else None
+    comparison = compare_logits(got, expected, tolerance, bits)
     if comparison.ok or options.zero_weights == "plus-one":
         return comparison
     divergence = first_divergence(

@@ -15,6 +15,7 @@ from bitexport.comparison import (
     Comparison,
     Divergence,
     Tolerance,
+    compare_bits,
     compare_logits,
     first_divergence,
     reference_logits,
@@ -96,9 +97,14 @@ def verify_file(
         float16=_is_float16(graph),
     )
     tolerance = Tolerance(
-        usual.rel_l2 if rel_l2 is None else rel_l2, usual.top1 if top1 is None else top1
+        usual.rel_l2 if rel_l2 is None else rel_l2,
+        usual.top1 if top1 is None else top1,
+        usual.samples if rel_l2 is None else 1.0,
     )
-    comparison = compare_logits(got, expected, tolerance)
+    bits = None
+    if reference is not None:
+        bits = compare_bits(graph, reference.module, images, runtime)
+    comparison = compare_logits(got, expected, tolerance, bits)
     divergence = None
     if not comparison.ok and reference is not None:
         divergence = first_divergence(
