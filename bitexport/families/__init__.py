@@ -11,6 +11,7 @@ from bitexport.families.kill_the_bits import KillTheBitsFamily
 from bitexport.families.rbnn import RbnnFamily
 from bitexport.families.siman import SimanFamily
 from bitexport.families.wide_resnet import WideResNetFamily
+from bitexport.families.xnor_net import XnorNetFamily
 
 __all__ = [
     "FAMILIES",
@@ -28,6 +29,7 @@ FAMILIES: tuple[Family, ...] = (
     KillTheBitsFamily(),
     SimanFamily(),
     RbnnFamily(),
+    XnorNetFamily(),
 )
 
 

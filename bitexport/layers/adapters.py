@@ -112,10 +112,11 @@ def _binary_conv(layer: BinaryConv2d) -> LayerSpec:
     scale = _array(layer.scale()).reshape(-1)
     # x + shift >= 0 and x >= -shift are the same in IEEE arithmetic, rounding included.
     shift = np.zeros(layer.in_channels, np.float32) if layer.shift is None else _array(layer.shift)
+    bias = np.zeros_like(scale) if layer.bias is None else _array(layer.bias)
     return BinaryConvSpec(
         signs=_array(layer.weight.sign()).astype(np.int8),
         scale=scale,
-        bias=np.zeros_like(scale),
+        bias=bias,
         geometry=conv_geometry(layer),
         threshold=-shift.reshape(-1),
         centered=layer.centered,

@@ -13,9 +13,9 @@ __all__ = ["BinaryConv2d", "clipped_sign"]
 
 
 class BinaryConv2d(SignConv2d):
-    """Convolution of sign activations with ``scale * sign(latent)``, without a bias.
+    """Convolution of sign activations with ``scale * sign(latent)``.
 
-        Y = scale * conv(sign(x - mean + shift), sign(weight))
+        Y = scale * conv(sign(x - mean + shift), sign(weight)) + bias
 
     A padded tap contributes 0, as the padding comes after the sign. The sums of +-1 are exact
     integers, so the scale is applied to them and not to the weight.
@@ -29,6 +29,7 @@ class BinaryConv2d(SignConv2d):
             "SiMaN" and "Rotated Binary Neural Network".
         shifted: Add a learned shift per channel before the sign, the parameter ``shift``,
             float [1, Ci, 1, 1]; the RSign of Liu et al., "ReActNet", ECCV 2020, eq. 2.
+        bias: Add a learned bias, float [Co].
         **conv: stride, padding (zeros only), dilation, groups of ``torch.nn.Conv2d``.
     """
 
@@ -43,12 +44,15 @@ class BinaryConv2d(SignConv2d):
         scale_rule: ScaleRule = "filter-mean",
         centered: bool = False,
         shifted: bool = False,
+        bias: bool = False,
         **conv: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, scale_rule=scale_rule, **conv)
         self.centered = centered
         shift = nn.Parameter(torch.zeros(1, in_channels, 1, 1)) if shifted else None
         self.register_parameter("shift", shift)
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
@@ -58,7 +62,8 @@ class BinaryConv2d(SignConv2d):
             x = x + self.shift
         signs = straight_through_sign(self.weight)
         accumulator = self._conv_forward(clipped_sign(x), signs, None)
-        return cast(Tensor, accumulator * self.scale().reshape(1, -1, 1, 1))
+        y = accumulator * self.scale().reshape(1, -1, 1, 1)
+        return cast(Tensor, y if self.bias is None else y + self.bias.reshape(1, -1, 1, 1))
 
 
 class _ClippedSign(torch.autograd.Function):
