@@ -35,12 +35,12 @@ def _package(name: str) -> Availability:
     try:
         return Availability(name, True, metadata.version(name))
     except metadata.PackageNotFoundError:
-        return Availability(name, False, "not installed", f"pip install {name}")
+        return Availability(name, False, "not installed", f"Run: pip install {name}")
 
 
 def _tensorrt() -> Availability:
     found = _package("tensorrt")
-    fix = "" if found.ok else 'pip install "bitexport[tensorrt]"'
+    fix = "" if found.ok else 'Run: pip install "bitexport[tensorrt]"'
     return Availability(found.name, found.ok, found.detail, fix)
 
 
@@ -57,11 +57,13 @@ def _gpu() -> Availability:
 
     if torch.cuda.is_available():
         return Availability("GPU", True, torch.cuda.get_device_name())
-    return Availability("GPU", False, "torch sees no CUDA device", "nvidia-smi")
+    return Availability("GPU", False, "torch sees no CUDA device", "Look at nvidia-smi.")
 
 
 def _nvcc() -> Availability:
     path = shutil.which("nvcc")
     if path is not None:
         return Availability("nvcc", True, path)
-    return Availability("nvcc", False, "not on the PATH", "apt-get install nvidia-cuda-toolkit")
+    return Availability(
+        "nvcc", False, "not on the PATH", "Run: apt-get install nvidia-cuda-toolkit"
+    )

@@ -243,6 +243,9 @@ def _write_metadata(
         properties["bitexport.zero_weights"] = json.dumps(
             dict(lowered.zero_weights), sort_keys=True
         )
+    if options.plain:
+        rows = [asdict(layer) for layer in lowered.layers]
+        properties["bitexport.layers"] = json.dumps(rows, sort_keys=True)
     lowered.graph.metadata_props.update(properties)
 
 

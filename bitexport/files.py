@@ -20,11 +20,22 @@ def check_writable(path: Path, *, source: Path | None = None) -> None:
     Raises:
         InputError: It is a directory, the source itself, or its folder is missing or read-only.
     """
+    try:
+        _refuse_unwritable(path, source)
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
+def _refuse_unwritable(path: Path, source: Path | None) -> None:
     if path.is_dir():
         raise _cannot_write(path, "a directory")
+    if path.exists() and not path.is_file():
+        raise _cannot_write(path, "a pipe or a device")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise _cannot_write(path, f"no folder {folder}")
+    if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX"):
+        raise _cannot_write(path, f"a name of {len(path.name)} characters")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _cannot_write(path, f"no permission to write in {folder}")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
@@ -44,7 +55,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     folder = path.absolute().parent
     temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
+        descriptor, name = tempfile.mkstemp(prefix=".bitexport-", suffix=".part", dir=folder)
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

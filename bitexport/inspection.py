@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bitexport.checkpoint import read_checkpoint
-from bitexport.errors import BitexportError, InputError
 from bitexport.exporter import ExportOptions, float32_bytes, lowered_model
 from bitexport.families import LoadOptions, load_model
-from bitexport.graph import LayerInfo, layers_of
-from bitexport.graph.read import read_onnx
+from bitexport.graph import LayerInfo
+from bitexport.graph.read import checked_layers, read_onnx
 
 __all__ = ["Inspection", "inspect_file"]
 
@@ -82,18 +81,10 @@ def _inspect_checkpoint(
 
 def _inspect_onnx(path: Path) -> Inspection:
     model, data = read_onnx(path)
-    try:
-        layers = tuple(layers_of(model))
-    except BitexportError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{path}: a malformed layer",
-            got=f"{type(error).__name__}: {error}",
-            expected="the inputs and attributes of the op's schema",
-            fix="Export the model again.",
-        ) from error
+    layers = tuple(checked_layers(model, path))
     properties = model.metadata_props
+    if "bitexport.layers" in properties:
+        layers = _written_layers(properties) or layers
     return Inspection(
         kind="onnx",
         family=properties.get("bitexport.family", ""),
@@ -109,6 +100,26 @@ def _inspect_onnx(path: Path) -> Inspection:
         dense_reasons={k: str(v) for k, v in _record(properties, "bitexport.dense").items()},
         metadata=dict(properties),
     )
+
+
+def _written_layers(properties: Mapping[str, str]) -> tuple[LayerInfo, ...]:
+    """The layers that a plain export wrote down, as its graph does not show them any more."""
+    try:
+        rows = json.loads(properties["bitexport.layers"])
+        return tuple(
+            LayerInfo(
+                name=str(row["name"]),
+                op=str(row["op"]),
+                weight_shape=tuple(int(n) for n in row["weight_shape"]),
+                stored_bytes=int(row["stored_bytes"]),
+                bits_per_weight=float(row["bits_per_weight"]),
+                macs=None if row["macs"] is None else int(row["macs"]),
+                binary_activations=bool(row["binary_activations"]),
+            )
+            for row in rows
+        )
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return ()
 
 
 def _record(properties: Mapping[str, str], key: str) -> dict[str, object]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +21,8 @@ from bitexport.comparison import (
 )
 from bitexport.errors import ComparisonFailure, InputError
 from bitexport.families import LoadedModel, LoadOptions, load
-from bitexport.graph.read import read_onnx
+from bitexport.graph.read import checked_layers, read_onnx
+from bitexport.recordings import read_recording
 from bitexport.runtimes import runtime_named
 
 __all__ = ["Verification", "verify_file"]
@@ -86,7 +85,8 @@ def verify_file(
     """
     runtime = runtime_named(runtime_name)
     graph, data = read_onnx(model_path)
-    recorded = {} if inputs is None else _read_arrays(inputs)
+    checked_layers(graph, model_path)
+    recorded = {} if inputs is None else read_recording(inputs)
     reference = None if checkpoint is None else load(checkpoint, load_options)
     images = _images(graph, recorded, reference)
     expected = _expected(recorded, reference, images)
@@ -113,42 +113,12 @@ def verify_file(
     return Verification(comparison, tolerance, divergence)
 
 
-def _read_arrays(path: Path) -> dict[str, FloatArray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {k: archive[k] for k in ("input", "logits") if k in archive}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        AttributeError,
-        MemoryError,
-    ) as error:
-        raise _bad_arrays(path, error) from error
-    if "input" not in arrays:
-        raise _bad_arrays(path, "no array `input`")
-    for name, array in arrays.items():
-        if array.dtype.kind != "f" or array.size == 0:
-            raise _bad_arrays(path, f"`{name}` of {array.dtype} {list(array.shape)}")
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
-
-
-def _bad_arrays(path: Path, got: object) -> InputError:
-    return InputError(
-        f"{path}: cannot take the inputs",
-        got=got,
-        expected="an .npz with the float arrays `input` and, without a CKPT, `logits`",
-        fix="Write it with numpy.savez(path, input=..., logits=...).",
-    )
-
-
 def _images(
     graph: ir.Model, recorded: dict[str, FloatArray], reference: LoadedModel | None
 ) -> FloatArray:
-    if "input" in recorded:
-        return recorded["input"]
     shape = graph.graph.inputs[0].shape if graph.graph.inputs else None
+    if "input" in recorded:
+        return _of_shape(recorded["input"], shape)
     fallback = (3, _DEFAULT_SIZE, _DEFAULT_SIZE) if reference is None else reference.input_shape
     if shape is None or len(shape) != 4:
         return sample_input(fallback)
@@ -157,6 +127,22 @@ def _images(
         for dim, usual in zip(shape[1:], fallback, strict=True)
     )
     return sample_input((channels, height, width))
+
+
+def _of_shape(images: FloatArray, shape: ir.Shape | None) -> FloatArray:
+    """The images, if the model takes them."""
+    if shape is None:
+        return images
+    fixed = [n if isinstance(n, int) else None for n in shape]
+    pairs = zip(fixed, images.shape, strict=False)
+    if len(fixed) != images.ndim or any(n is not None and n != m for n, m in pairs):
+        raise InputError(
+            "the model cannot take the inputs",
+            got=list(images.shape),
+            expected=[n if n is not None else "N" for n in fixed],
+            fix="Give inputs of the model's shape.",
+        )
+    return images
 
 
 def _expected(

@@ -1,22 +1,11 @@
-"""``bitexport onnx``: small checkpoints of every kind, through the real command line.
-
-The makers of small checkpoints and the runner of commands serve the other command-line tests too.
-"""
+"""``bitexport onnx``: small checkpoints of every kind, through the real command line."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -24,205 +13,31 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from command_line import (
+    CLASSES,
+    DIVERSE,
+    KINDS,
+    WRN_SHAPES,
+    WRN_STATISTICS,
+    Export,
+    Outcome,
+    State,
+    codebook_state,
+    export_kind,
+    logits,
+    random_images,
+    relative_error,
+    run,
+    run_process,
+    save_wrn,
+    wrn,
+    wrn_state,
+)
 from torch import nn
 from torchvision.models import resnet18
 
-from bitexport.cli import main
+from bitexport.exporter import default_output
 from bitexport.models.wide_resnet import WideResNet
-
-State = dict[str, torch.Tensor]
-Layers = dict[str, dict[str, Any]]
-
-CLASSES = 10
-DIVERSE = 300  # centroids: more than a byte can count
-# The weights of a WRN-8-1: [Co, Ci, kh, kw].
-WRN_SHAPES = {
-    "conv0": (16, 3, 3, 3),
-    "group0.block0.conv0": (16, 16, 3, 3),
-    "group0.block0.conv1": (16, 16, 3, 3),
-    "group1.block0.conv0": (32, 16, 3, 3),
-    "group1.block0.conv1": (32, 32, 3, 3),
-    "group2.block0.conv0": (64, 32, 3, 3),
-    "group2.block0.conv1": (64, 64, 3, 3),
-    "conv_last": (10, 64, 1, 1),
-}
-WRN_STATISTICS = 2 * (16 * 3 + 32 * 2 + 64 * 2) + 4 * 10  # mean and variance; bn_last is affine
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @functools.cached_property
-    def json(self) -> dict[str, Any]:
-        """Stdout, which must be one JSON object and nothing else."""
-        record = json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-        assert isinstance(record, dict)
-        return record
-
-
-def bitexport(*arguments: str | Path) -> Outcome:
-    """Run a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["bitexport", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main()
-    code = ended.value.code
-    assert isinstance(code, int)
-    return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def bitexport_process(*arguments: str | Path, cwd: Path, **environment: str) -> Outcome:
-    """Run a command in a process of its own, where native code shares stdout and stderr."""
-    result = subprocess.run(
-        [sys.executable, "-m", "bitexport", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **environment},
-        timeout=120,
-        check=False,
-    )
-    return Outcome(result.returncode, result.stdout, result.stderr)
-
-
-def wrn(seed: int = 0) -> WideResNet:
-    """A WRN-8-1 whose BatchNorms have seen data."""
-    torch.manual_seed(seed)
-    module = WideResNet(8, 1, CLASSES)
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None and layer.running_var is not None
-            layer.running_mean.normal_()
-            layer.running_var.uniform_(0.5, 2)
-            if layer.affine:
-                layer.weight.data.normal_()
-                layer.bias.data.normal_()
-    return module.eval()
-
-
-@functools.cache
-def _wrn_state(seed: int) -> State:
-    """Under upstream's names: a convolution's weight has no ``.weight``."""
-    own = wrn(seed).state_dict()
-    return {k.removesuffix(".weight") if "conv" in k else k: v for k, v in own.items()}
-
-
-def wrn_state(seed: int = 0) -> State:
-    return {key: value.clone() for key, value in _wrn_state(seed).items()}
-
-
-def packed_state(seed: int = 0) -> State:
-    """As upstream's evaluate_packed.py wants it: np.packbits along the input channels."""
-    return {
-        key: torch.from_numpy(np.packbits(value.numpy() > 0, axis=1)) if ".conv" in key else value
-        for key, value in wrn_state(seed).items()
-    }
-
-
-def save_wrn(path: Path, state: Mapping[str, torch.Tensor] | None = None) -> Path:
-    """A training checkpoint, as DataParallel leaves it."""
-    state = wrn_state() if state is None else state
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, path)
-    return path
-
-
-@functools.cache
-def _codebook_state() -> dict[str, Any]:
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        module = resnet18(num_classes=CLASSES)
-    state: dict[str, Any] = {}
-    for name, layer in module.named_modules():
-        if name == "conv1":
-            state["conv1.weight"] = (0.1 * torch.randn(64, 3, 7, 7)).half()
-        elif isinstance(layer, nn.Conv2d | nn.Linear):
-            state[name] = _quantized(layer, DIVERSE if name == "layer3.1.conv2" else 16)
-        elif isinstance(layer, nn.BatchNorm2d):
-            channels = layer.num_features
-            # Without statistics only a small gamma keeps the residual sums in range.
-            state[name] = {
-                "weight": (0.1 * torch.randn(channels)).half(),
-                "bias": (0.1 * torch.randn(channels)).half(),
-            }
-    return {**state, "fc_bias": {"bias": torch.randn(CLASSES)}}
-
-
-def _quantized(layer: nn.Conv2d | nn.Linear, centroids: int) -> dict[str, Any]:
-    is_conv = isinstance(layer, nn.Conv2d)
-    d = 9 if layer.weight.shape[2:].numel() == 9 else 4
-    blocks = layer.weight[0].numel() // d
-    deviation = layer.weight[0].numel() ** -0.5
-    return {
-        "centroids": (deviation * torch.randn(centroids, d)).half(),
-        "assignments": torch.randint(centroids, (blocks * layer.weight.shape[0],)).to(
-            torch.uint8 if centroids <= 256 else torch.int16
-        ),
-        "n_blocks": blocks,
-        "is_conv": is_conv,
-        "k": 3 if d == 9 else 1,
-    }
-
-
-def codebook_state() -> dict[str, Any]:
-    """A ResNet-18 as kill-the-bits saves it: {layer: {centroids, assignments, ...}}."""
-    return {k: dict(v) if isinstance(v, dict) else v for k, v in _codebook_state().items()}
-
-
-def save_codebooks(path: Path, state: Mapping[str, Any] | None = None) -> Path:
-    torch.save(dict(codebook_state() if state is None else state), path)
-    return path
-
-
-def logits(model: Path | bytes, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The model in stock ONNX Runtime."""
-    data = model.read_bytes() if isinstance(model, Path) else model
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (result,) = session.run(["logits"], {"input": images})
-    return result  # type: ignore[no-any-return]
-
-
-def random_images(samples: int, height: int, width: int) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(7).standard_normal((samples, 3, height, width), dtype=np.float32)
-
-
-def relative_error(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
-
-
-KINDS: dict[str, Callable[[Path], Path]] = {
-    "trained": save_wrn,
-    "packed": lambda path: save_wrn(path, packed_state()),
-    "codebooks": save_codebooks,
-}
-
-
-@dataclass(frozen=True)
-class Export:
-    """A checkpoint and its way through the command line."""
-
-    checkpoint: Path
-    output: Path
-    outcome: Outcome
-
-    @functools.cached_property
-    def layers(self) -> Layers:
-        return {layer["name"]: layer for layer in self.outcome.json["layers"]}
-
-
-def export_kind(folder: Path, kind: str) -> Export:
-    checkpoint = KINDS[kind](folder / f"{kind}.pth.tar")
-    output = folder / f"{kind}.onnx"
-    arguments = [checkpoint, "-o", output, "--input-size", "32", "--json"]
-    return Export(checkpoint, output, bitexport("onnx", *arguments))
 
 
 @pytest.fixture(scope="module")
@@ -248,42 +63,43 @@ def target(tmp_path: Path) -> Path:
 
 def exported(checkpoint: Path, output: Path, *options: str) -> dict[str, Any]:
     """The JSON of an export that succeeds."""
-    outcome = bitexport("onnx", checkpoint, "-o", output, "--json", *options)
+    outcome = run("onnx", checkpoint, "-o", output, "--json", *options)
     assert (outcome.code, "error" in outcome.err) == (0, False), outcome.err
     assert output.is_file()
     return outcome.json
 
 
+KEYS = {
+    "family": str,
+    "arch": str,
+    "output": str,
+    "bytes": int,
+    "source_bytes": int,
+    "fp32_bytes": int,
+    "layers": list,
+    "verify": dict,
+    "seconds": float,
+}
+LAYER_KEYS = {
+    "name": str,
+    "op": str,
+    "bits_per_weight": float,
+    "weights": int,
+    "bytes": int,
+    "zero_weights": int,
+}
+VERIFY_KEYS = {
+    "ok": bool,
+    "samples": int,
+    "max_abs_diff": float,
+    "rel_l2": float,
+    "top1_agreement": float,
+    "flip_rate": (float, type(None)),
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 class TestReport:
-    KEYS = {
-        "family": str,
-        "arch": str,
-        "output": str,
-        "bytes": int,
-        "source_bytes": int,
-        "fp32_bytes": int,
-        "layers": list,
-        "verify": dict,
-        "seconds": float,
-    }
-    LAYER_KEYS = {
-        "name": str,
-        "op": str,
-        "bits_per_weight": float,
-        "weights": int,
-        "bytes": int,
-        "zero_weights": int,
-    }
-    VERIFY_KEYS = {
-        "ok": bool,
-        "samples": int,
-        "max_abs_diff": float,
-        "rel_l2": float,
-        "top1_agreement": float,
-        "flip_rate": (float, type(None)),
-    }
-
     def test_succeeds(self, exports: Callable[[str], Export], kind: str) -> None:
         export = exports(kind)
         assert export.outcome.code == 0, export.outcome.err
@@ -293,11 +109,11 @@ class TestReport:
         self, exports: Callable[[str], Export], kind: str
     ) -> None:
         record = exports(kind).outcome.json
-        assert_types(record, self.KEYS)
-        assert_types(record["verify"], self.VERIFY_KEYS)
+        assert_types(record, KEYS)
+        assert_types(record["verify"], VERIFY_KEYS)
         assert len(exports(kind).layers) == len(record["layers"]) > 0
         for layer in record["layers"]:
-            assert_types(layer, self.LAYER_KEYS)
+            assert_types(layer, LAYER_KEYS)
 
     def test_sizes_are_those_of_the_files(
         self, exports: Callable[[str], Export], kind: str
@@ -439,26 +255,33 @@ def test_codebook_network_computes_upstreams_formula(exports: Callable[[str], Ex
     assert relative_error(logits(exports("codebooks").output, images), expected) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pth.tar", "a.b.pt"])
 def test_default_output_lies_in_the_current_folder(
-    checkpoint: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
-    elsewhere.mkdir()
-    here.mkdir()
-    source = elsewhere / name
-    source.write_bytes(checkpoint.read_bytes())
-    monkeypatch.chdir(here)
-    outcome = bitexport("onnx", source, "--input-size", "16", "--no-verify", "--json")
+    monkeypatch.chdir(tmp_path)
+    before = list(checkpoint.parent.iterdir())
+    outcome = run("onnx", checkpoint, "--input-size", "16", "--no-verify", "--json")
     assert outcome.code == 0, outcome.err
-    expected = "a.b.onnx" if name == "a.b.pt" else "checkpoint.onnx"
-    assert [path.name for path in here.iterdir()] == [expected]
-    assert [path.name for path in elsewhere.iterdir()] == [name]
-    assert outcome.json["output"] == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.onnx"]
+    assert list(checkpoint.parent.iterdir()) == before
+    assert outcome.json["output"] == "checkpoint.onnx"
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("run/checkpoint.pth.tar", "checkpoint.onnx"),
+        ("/run/model.safetensors", "model.onnx"),
+        ("resnet18.v2.pt", "resnet18.v2.onnx"),
+        ("no_suffix", "no_suffix.onnx"),
+    ],
+)
+def test_default_output_of_other_names(source: str, output: str) -> None:
+    assert default_output(Path(source)) == Path(output)
 
 
 def test_table_without_json(checkpoint: Path, target: Path) -> None:
-    outcome = bitexport("onnx", checkpoint, "-o", target, "--input-size", "16", "-v")
+    outcome = run("onnx", checkpoint, "-o", target, "--input-size", "16", "-v")
     assert outcome.code == 0
     for text in ("wrn-8-1", "wide-resnet", str(target), "6 quantized, 2 dense", "rel-L2"):
         assert text in outcome.out
@@ -524,7 +347,7 @@ def test_weights_float(checkpoint: Path, target: Path) -> None:
 
 def test_weights_binary_needs_no_note(checkpoint: Path, target: Path) -> None:
     arguments = ("--weights", "binary", "--input-size", "16", "--no-verify")
-    outcome = bitexport("onnx", checkpoint, "-o", target, *arguments)
+    outcome = run("onnx", checkpoint, "-o", target, *arguments)
     assert (outcome.code, outcome.err) == (0, "")
 
 
@@ -553,22 +376,23 @@ def zeros(state_with_zeros: State, folder: Path) -> Path:
     return save_wrn(folder / "zeros.pth.tar", state_with_zeros)
 
 
-class TestZeroWeights:
-    ZEROS = {"group1.block0.conv0": 5, "group2.block0.conv1": 1}
+ZEROS = {"group1.block0.conv0": 5, "group2.block0.conv1": 1}
 
+
+class TestZeroWeights:
     def reference(self, state: State, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         module = wrn(seed=3)
         own = module.state_dict()
         module.load_state_dict({k: state[k if k in state else k[:-7]] for k in own})
         return module(torch.from_numpy(images)).detach().numpy()  # type: ignore[no-any-return]
 
-    @pytest.mark.parametrize("option", [[], ["--zero-weights", "exact"], ["--plain"]])
+    @pytest.mark.parametrize("option", [[], ["--zero-weights", "exact", "--plain"]])
     def test_exact(
         self, zeros: Path, state_with_zeros: State, target: Path, option: list[str]
     ) -> None:
         record = exported(zeros, target, "--input-size", "16", *option)
         counts = {e["name"]: e["zero_weights"] for e in record["layers"] if e["zero_weights"]}
-        assert counts == self.ZEROS
+        assert counts == ZEROS
         assert {e["name"]: e["weights"] for e in record["layers"]} == {
             name: int(np.prod(shape)) for name, shape in WRN_SHAPES.items()
         }
@@ -580,7 +404,7 @@ class TestZeroWeights:
         options = ("--input-size", "16", "--zero-weights", "plus-one")
         record = exported(zeros, target, *options)
         counts = {e["name"]: e["zero_weights"] for e in record["layers"] if e["zero_weights"]}
-        assert counts == self.ZEROS
+        assert counts == ZEROS
         images = random_images(3, 16, 16)
         packed = {
             key: torch.where(value == 0, 1.0, value) if ".conv" in key else value
@@ -591,7 +415,7 @@ class TestZeroWeights:
         assert relative_error(got, self.reference(state_with_zeros, images)) > 1e-4
 
     def test_refuse(self, zeros: Path, target: Path) -> None:
-        outcome = bitexport("onnx", zeros, "-o", target, "--zero-weights", "refuse")
+        outcome = run("onnx", zeros, "-o", target, "--zero-weights", "refuse")
         assert (outcome.code, outcome.out) == (4, "")
         assert "group1.block0.conv0" in outcome.err and "5 zero weights" in outcome.err
         assert not target.exists()
@@ -611,7 +435,7 @@ def runs(checkpoint: Path, folder: Path) -> Runs:
     runs = []
     for seed in ("1", "2"):
         arguments = ("onnx", checkpoint, "-o", f"{seed}.onnx", "--input-size", "32", "--json")
-        outcome = bitexport_process(*arguments, cwd=folder, PYTHONHASHSEED=seed)
+        outcome = run_process(*arguments, cwd=folder, PYTHONHASHSEED=seed)
         assert outcome.code == 0, outcome.err
         runs.append((outcome, (folder / f"{seed}.onnx").read_bytes()))
     return runs

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, print_json, progress, say, size, stdout
+from bitexport.cli.output import Debug, Json, print_json, printable, progress, say, size, stdout
 
 if TYPE_CHECKING:
     from bitexport.inspection import Inspection
@@ -94,8 +95,8 @@ def _print(found: Inspection) -> None:
     for layer in found.layers:
         macs, bops = (None, layer.macs) if layer.binary_activations else (layer.macs, None)
         table.add_row(
-            layer.name,
-            layer.op,
+            escape(printable(layer.name)),
+            escape(printable(layer.op)),
             "x".join(map(str, layer.weight_shape)),
             f"{layer.bits_per_weight:.2f}",
             f"{layer.stored_bytes:,}",

@@ -7,11 +7,12 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
 from rich.console import Console
 
 from bitexport.errors import BitexportError
@@ -21,6 +22,7 @@ __all__ = [
     "Json",
     "Verbose",
     "print_json",
+    "printable",
     "progress",
     "run",
     "say",
@@ -36,6 +38,11 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what every p
 stdout = Console(width=None if sys.stdout.isatty() else 160)
 _stderr = Console(stderr=True)
 _INTERRUPTED = 130
+_INTERRUPTION = "interrupted (got Ctrl-C, expected to finish). Run it again."
+# What torch's allocator and ONNX Runtime say when there is no memory left.
+_MEMORY_HINTS = ("can't allocate memory", "not enough memory", "bad_alloc", "Failed to allocate")
+# The argument parser's base class; typer brings its own click or the installed one.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB")
 
 
@@ -61,6 +68,11 @@ def say(line: str) -> None:
     _stderr.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """Text of a foreign file without what a terminal would obey."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def size(count: int) -> str:
     """Bytes for people: ``1.62 MiB``."""
     value = float(count)
@@ -81,35 +93,55 @@ def progress(title: str) -> Iterator[None]:
         yield
 
 
-def run(app: Callable[[], object]) -> NoReturn:
+def run(app: typer.Typer) -> NoReturn:
     """Run the app; every failure is one line on stderr and the right exit code."""
     debug = "--debug" in sys.argv
     try:
-        app()
+        code = typer.main.get_command(app).main(standalone_mode=False)
+        sys.stdout.flush()
     except BitexportError as error:
         _fail(str(error), error.exit_code, debug)
-    except MemoryError:
-        _fail(
-            "out of memory (got a model too large, expected one that fits). Use a larger machine.",
-            1,
-            debug,
-        )
-    except KeyboardInterrupt:
-        _fail(
-            "interrupted (got Ctrl-C, expected to finish). Nothing was written.",
-            _INTERRUPTED,
-            debug,
-        )
+    except _UsageError as error:
+        _fail_usage(error, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(_INTERRUPTION, _INTERRUPTED, debug)
     except BrokenPipeError:
         # The reader of our output went away; silence Python's own complaint at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+        text = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or any(hint in text for hint in _MEMORY_HINTS):
+            _fail(
+                "out of memory (got a model too large for this machine, expected one that "
+                "fits). Use a larger machine.",
+                1,
+                debug,
+            )
+        what = f"{type(error).__name__}: {text or 'no message'}"
         _fail(
-            f"internal error (got {what}, expected none). Please report it with --debug.", 1, debug
+            f"internal error (got {what}, expected none). Please report it, with --debug.", 1, debug
         )
-    sys.exit(0)
+    if code == _INTERRUPTED:
+        # The argument parser swallows Ctrl-C without a word.
+        _fail(_INTERRUPTION, _INTERRUPTED, debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail_usage(error: Exception, debug: bool) -> NoReturn:
+    """A usage error of the argument parser, in our one line; without arguments, the help."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        say(context.get_help() if context is not None else str(error))
+        sys.exit(2)
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    command = context.command_path if context is not None else "bitexport"
+    what = " ".join(message.split()).rstrip(".")
+    _fail(
+        f"wrong usage (got {what}, expected what `{command} --help` shows). Correct the command.",
+        2,
+        debug,
+    )
 
 
 def _fail(line: str, code: int, debug: bool) -> NoReturn:

@@ -72,7 +72,12 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions | None = None) -> Lo
         family = family_named(options.family)
         arch = options.arch or family.detect(checkpoint)
         if arch is None:
-            raise _unknown(checkpoint, f"keys of the family {family.name}")
+            raise UnsupportedModel(
+                f"{checkpoint.path}: not a model of the family {family.name}",
+                got=_sample_of_keys(checkpoint),
+                expected=f"the keys of {family.title}",
+                fix="Leave --family out to have it detected, or name the architecture with --arch.",
+            )
         return family.build(checkpoint, arch, options)
     found = [(f, arch) for f in FAMILIES if (arch := f.detect(checkpoint)) is not None]
     if len(found) != 1:
@@ -83,11 +88,14 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions | None = None) -> Lo
 
 
 def _unknown(checkpoint: Checkpoint, expected: str) -> UnsupportedModel:
-    tensors = checkpoint.tensors()
-    keys = ", ".join(list(tensors)[:3]) or "no tensors"
     return UnsupportedModel(
         f"{checkpoint.path}: not a model we know",
-        got=f"{len(tensors)} tensors: {keys}, ...",
+        got=_sample_of_keys(checkpoint),
         expected=expected,
         fix="Name the family with --family, or export the module itself with bitexport.export().",
     )
+
+
+def _sample_of_keys(checkpoint: Checkpoint) -> str:
+    tensors = checkpoint.tensors()
+    return f"{len(tensors)} tensors: {', '.join(list(tensors)[:3])}, ..."

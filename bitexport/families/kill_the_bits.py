@@ -40,6 +40,7 @@ _ARCHITECTURES: Mapping[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[in
 _CODES = ".assignments"
 _QUANTIZED_FIELDS = ("centroids", "assignments", "n_blocks", "is_conv", "k")
 _DENSE_REASON = "the checkpoint holds this layer unquantized"
+_CODE_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _IMAGENET_SHAPE = (3, 224, 224)
 # Batch statistics are folded into weight and bias upstream; codebook layers come complete.
 _MAY_MISS = ("running_mean", "running_var", ".codes", ".codebook")
@@ -106,10 +107,16 @@ def _check_options(arch: str, options: LoadOptions) -> None:
 
 
 def _num_classes(checkpoint: Checkpoint) -> int:
-    for key in ("fc_bias.bias", "fc.bias"):
-        if key in checkpoint.values:
-            return int(checkpoint.tensor(key).shape[0])
-    return int(checkpoint.tensor("fc_bias.bias").shape[0])
+    key = "fc.bias" if "fc.bias" in checkpoint.values else "fc_bias.bias"
+    bias = checkpoint.tensor(key)
+    if bias.dim() != 1:
+        raise UnsupportedModel(
+            f"tensor {key!r} has a wrong shape",
+            got=list(bias.shape),
+            expected="one dimension",
+            fix="Check the file.",
+        )
+    return int(bias.shape[0])
 
 
 def _dense_state(checkpoint: Checkpoint, quantized: list[str]) -> dict[str, Tensor]:
@@ -172,10 +179,19 @@ def _codes(name: str, checkpoint: Checkpoint, codebook: Tensor, shape: torch.Siz
         )
     blocks = row // codebook.shape[1]
     stated = checkpoint.values.get(f"{name}.n_blocks", blocks)
-    if assignments.numel() != blocks * out_channels or stated != blocks:
+    # The file may hold anything here, a tensor of many elements for instance.
+    shown = stated if isinstance(stated, int) else type(stated).__name__
+    if assignments.dtype not in _CODE_DTYPES:
+        raise UnsupportedModel(
+            f"layer {name!r} has codes of a wrong type",
+            got=assignments.dtype,
+            expected="integers",
+            fix="Check the file.",
+        )
+    if assignments.numel() != blocks * out_channels or shown != blocks:
         raise UnsupportedModel(
             f"layer {name!r} has a wrong number of codes",
-            got=f"{assignments.numel()} codes, n_blocks {stated}",
+            got=f"{assignments.numel()} codes, n_blocks {shown}",
             expected=f"{blocks * out_channels} codes in {blocks} blocks for {list(shape)}",
             fix="Check the file, or name the architecture with --arch.",
         )

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from bitexport.errors import UnsupportedModel
 
-__all__ = ["assign_state", "require_finite"]
+__all__ = ["assign_state", "build_module", "require_finite"]
 
 # BatchNorm counts its training steps; evaluation never looks at the count.
 _DEAD_SUFFIXES = ("num_batches_tracked",)
+
+
+def build_module(
+    factory: Callable[[], nn.Module], state: Mapping[str, Tensor], *, optional: Iterable[str] = ()
+) -> nn.Module:
+    """Build an architecture and fill it, once its keys and shapes are known to fit.
+
+    The check runs on a twin without storage, so that a forged shape allocates nothing.
+
+    Args:
+        factory: Builds the module.
+        state: Tensor of each of the module's keys.
+        optional: As for :func:`assign_state`.
+
+    Raises:
+        UnsupportedModel: As :func:`assign_state`.
+    """
+    with torch.device("meta"):
+        twin = factory()
+    _check_fit(twin, state, tuple(optional))
+    module = factory()
+    assign_state(module, state, optional=optional)
+    return module
 
 
 def assign_state(
@@ -29,6 +52,14 @@ def assign_state(
     Raises:
         UnsupportedModel: A key is missing or unknown, a shape differs, a value is not finite.
     """
+    _check_fit(module, state, tuple(optional))
+    with torch.no_grad():
+        for key, target in module.state_dict().items():
+            if key in state:
+                _copy(key, state[key], target)
+
+
+def _check_fit(module: nn.Module, state: Mapping[str, Tensor], optional: tuple[str, ...]) -> None:
     own = module.state_dict()
     may_miss = (*_DEAD_SUFFIXES, *optional)
     missing = [k for k in own if k not in state and not k.endswith(may_miss)]
@@ -41,20 +72,28 @@ def assign_state(
             expected=f"exactly the {len(own)} tensors of the architecture",
             fix="Check the file, or name the architecture with --arch.",
         )
-    with torch.no_grad():
-        for key, target in own.items():
-            if key not in state:
-                continue
-            value = state[key]
-            if value.shape != target.shape:
-                raise UnsupportedModel(
-                    f"tensor {key!r} has a wrong shape",
-                    got=list(value.shape),
-                    expected=list(target.shape),
-                    fix="Check the file, or name the architecture with --arch.",
-                )
-            require_finite(key, value)
-            target.copy_(value)
+    for key, target in own.items():
+        if key in state and state[key].shape != target.shape:
+            raise UnsupportedModel(
+                f"tensor {key!r} has a wrong shape",
+                got=list(state[key].shape),
+                expected=list(target.shape),
+                fix="Check the file, or name the architecture with --arch.",
+            )
+
+
+def _copy(key: str, value: Tensor, target: Tensor) -> None:
+    require_finite(key, value)
+    if value.is_complex() or (key.endswith("running_var") and bool((value < 0).any())):
+        raise UnsupportedModel(
+            f"tensor {key!r} holds impossible values",
+            got="complex numbers" if value.is_complex() else "a negative variance",
+            expected="real weights, and variances of at least 0",
+            fix="The file is damaged; use another checkpoint.",
+        )
+    target.copy_(value)
+    # A float64 can lie beyond float32's range.
+    require_finite(key, target)
 
 
 def require_finite(key: str, value: Tensor) -> None:
@@ -63,7 +102,11 @@ def require_finite(key: str, value: Tensor) -> None:
     Raises:
         UnsupportedModel: The tensor holds one.
     """
-    bad = int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
+    bad = (
+        int((~torch.isfinite(value)).sum())
+        if value.is_floating_point() or value.is_complex()
+        else 0
+    )
     if bad:
         raise UnsupportedModel(
             f"tensor {key!r} is not finite",

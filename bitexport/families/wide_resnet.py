@@ -13,18 +13,19 @@ import re
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitexport.checkpoint import Checkpoint
 from bitexport.errors import UnsupportedModel
 from bitexport.families.base import LoadedModel, LoadOptions
-from bitexport.families.state import assign_state
+from bitexport.families.state import build_module
+from bitexport.layers import SignConv2d
 from bitexport.models.wide_resnet import GROUP_WIDTHS, WideResNet
 
 __all__ = ["WideResNetFamily"]
 
 _BLOCK_CONV = re.compile(r"group(\d+)\.block(\d+)\.conv[01]")
-_ARCH = re.compile(r"wrn-(\d+)-(\d+)")
+_ARCH = re.compile(r"wrn-(\d{1,4})-(\d{1,4})")
 _CIFAR_SIZE = 32
 
 
@@ -41,9 +42,12 @@ class WideResNetFamily:
         blocks = [m for m in map(_BLOCK_CONV.fullmatch, tensors) if m]
         if not blocks or not {"conv0", "conv_last"} <= tensors.keys():
             return None
-        per_group = 1 + max(int(m.group(2)) for m in blocks if m.group(1) == "0")
-        width = tensors["conv0"].shape[0] // GROUP_WIDTHS[0]
-        return f"wrn-{6 * per_group + 2}-{width}"
+        # Counted, not read off the largest number: a forged name must not ask for a huge model.
+        per_group = len({m.group(2) for m in blocks if m.group(1) == "0"})
+        stem = tensors["conv0"].shape
+        if not per_group or len(stem) != 4 or stem[0] < GROUP_WIDTHS[0]:
+            return None
+        return f"wrn-{6 * per_group + 2}-{stem[0] // GROUP_WIDTHS[0]}"
 
     def build(self, checkpoint: Checkpoint, arch: str, options: LoadOptions) -> LoadedModel:
         """The model, with latent weights as trained or +-1 as unpacked."""
@@ -59,37 +63,51 @@ class WideResNetFamily:
                 expected="four dimensions each",
                 fix="Check the file.",
             )
-        module = WideResNet(
-            depth,
-            width,
-            num_classes=head.shape[0],
-            in_channels=stem.shape[1],
-            binarize=options.weights != "float",
+        binarize = options.weights != "float"
+        module = build_module(
+            lambda: WideResNet(
+                depth,
+                width,
+                num_classes=head.shape[0],
+                in_channels=stem.shape[1],
+                binarize=binarize,
+            ),
+            {_own_key(k): _unpack(k, v) for k, v in tensors.items()},
         )
-        assign_state(module, {_own_key(k): _unpack(k, v) for k, v in tensors.items()})
         return LoadedModel(
             module=module.eval(),
             family=self.name,
             arch=arch,
             input_shape=(stem.shape[1], _CIFAR_SIZE, _CIFAR_SIZE),
-            dense_reasons={
-                "conv0": "the stem is full precision upstream",
-                "conv_last": "the last convolution is full precision upstream",
-            },
+            dense_reasons=_dense_reasons(module),
             notes=notes,
         )
 
 
+def _dense_reasons(module: nn.Module) -> dict[str, str]:
+    reasons = {
+        "conv0": "the stem is full precision upstream",
+        "conv_last": "the last convolution is full precision upstream",
+    }
+    dense = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d) and not isinstance(layer, SignConv2d)
+    ]
+    return {name: reasons.get(name, "--weights float asks for it") for name in dense}
+
+
 def _depth_and_width(arch: str) -> tuple[int, int]:
     match = _ARCH.fullmatch(arch)
-    if match is None or (int(match.group(1)) - 2) % 6 or int(match.group(2)) < 1:
+    depth, width = (0, 0) if match is None else (int(match.group(1)), int(match.group(2)))
+    if depth < 8 or (depth - 2) % 6 or width < 1:
         raise UnsupportedModel(
             "unknown Wide ResNet architecture",
             got=arch,
             expected="wrn-DEPTH-WIDTH with DEPTH = 6n + 2, such as wrn-20-10",
             fix="Correct --arch, or leave it out to have it detected.",
         )
-    return int(match.group(1)), int(match.group(2))
+    return depth, width
 
 
 def _check_precision(options: LoadOptions, *, packed: bool) -> tuple[str, ...]:
@@ -120,6 +138,8 @@ def _is_packed(key: str, tensor: Tensor) -> bool:
 
 def _unpack(key: str, tensor: Tensor) -> Tensor:
     if not _is_packed(key, tensor):
+        return tensor
+    if tensor.dim() != 4:
         return tensor
     bits = np.unpackbits(tensor.numpy(), axis=1, bitorder="big")
     return torch.from_numpy(bits.astype(np.float32) * 2 - 1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bitexport.checkpoint import Checkpoint
 from bitexport.errors import UnsupportedModel
 from bitexport.families.base import LoadedModel, LoadOptions
-from bitexport.families.state import assign_state, require_finite
+from bitexport.families.state import build_module, require_finite
 from bitexport.layers import BinaryConv2d
 from bitexport.models.xnor_net import AlexNet, AlexNetWidths, LeNet5, NetworkInNetwork
 
@@ -56,10 +56,14 @@ class XnorNetFamily:
                 fix="Leave the options out.",
             )
         state = _state(checkpoint)
-        module = _BUILDERS[arch](lambda key: _shape(checkpoint, state, key))
+
+        def factory() -> nn.Module:
+            return _BUILDERS[arch](lambda key: _shape(checkpoint, state, key))
+
+        with torch.device("meta"):
+            own = factory().state_dict()
+        module = build_module(factory, {k: _own_value(k, v, own) for k, v in _renamed(arch, state)})
         binary = {n for n, layer in module.named_modules() if isinstance(layer, BinaryConv2d)}
-        own = module.state_dict()
-        assign_state(module, {k: _own_value(k, v, own) for k, v in _renamed(arch, state)})
         if arch != "alexnet":
             _raise_gammas(module)
         dense = {

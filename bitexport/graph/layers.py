@@ -60,8 +60,14 @@ def layers_of(model: ir.Model) -> list[LayerInfo]:
         UnsupportedModel: A packed weight breaks the op's schema.
     """
     nodes = [n for n in model.graph if _is_layer(n)]
-    grouped = groupby(nodes, key=lambda node: (node.name or "").split("/")[0])
-    return [_layer_info(name, list(members)) for name, members in grouped]
+    # groupby compares neighbours only: a foreign node is a group of its own.
+    grouped = groupby(nodes, key=lambda n: _module(n) if n.domain == DOMAIN else id(n))
+    return [_layer_info(members) for members in ([*group] for _, group in grouped)]
+
+
+def _module(node: ir.Node) -> str:
+    """Path of the torch module that a node of ours belongs to."""
+    return (node.name or "").split("/")[0]
 
 
 def _is_layer(node: ir.Node) -> bool:
@@ -80,8 +86,9 @@ def _stored(value: ir.Value | None) -> ir.Value | None:
     return None
 
 
-def _layer_info(name: str, nodes: list[ir.Node]) -> LayerInfo:
+def _layer_info(nodes: list[ir.Node]) -> LayerInfo:
     first = nodes[0]
+    name = _module(first) if first.domain == DOMAIN else first.name or first.op_type
     stored = [v for node in nodes for v in map(_stored, node.inputs) if v is not None]
     if first.domain == DOMAIN:
         # The split for zero weights puts the whole layer beside a part of it.

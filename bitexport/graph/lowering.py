@@ -26,6 +26,7 @@ from bitexport.graph.passes.name_after_modules import name_after_modules
 from bitexport.graph.passes.narrow_constants import narrow_constants
 from bitexport.graph.passes.to_float16 import to_float16
 from bitexport.graph.records import Record
+from bitexport.ops.table import DOMAIN
 
 __all__ = ["Lowered", "LoweringOptions", "lower"]
 
@@ -81,7 +82,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     layers = layers_of(model)
     if options.plain:
         InlinePass()(model)
-        model.graph.opset_imports.pop("bitexport", None)
+        model.graph.opset_imports.pop(DOMAIN, None)
     DeduplicateInitializersPass()(model)
     TopologicalSortPass()(model)
     _strip(model)
@@ -97,6 +98,9 @@ def _strip(model: ir.Model) -> None:
     model.metadata_props.clear()
     interface = {*model.graph.inputs, *model.graph.outputs}
     for node in model.graph:
+        # A reader without our ops infers no shape through them; theirs stay, and tell the rest.
+        if node.domain == DOMAIN:
+            continue
         for value in node.outputs:
             if value not in interface:
                 value.type, value.shape = None, None

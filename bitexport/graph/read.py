@@ -8,9 +8,10 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from bitexport.errors import InputError, UnsupportedModel
+from bitexport.errors import BitexportError, InputError, UnsupportedModel
+from bitexport.graph.layers import LayerInfo, layers_of
 
-__all__ = ["read_onnx"]
+__all__ = ["checked_layers", "read_onnx"]
 
 _LARGEST = 2 << 30
 
@@ -52,6 +53,24 @@ def read_onnx(path: Path) -> tuple[ir.Model, bytes]:
         return ir.from_proto(inferred), data
     except Exception as error:
         raise _no_model(path, error) from error
+
+
+def checked_layers(model: ir.Model, path: Path) -> list[LayerInfo]:
+    """The layers of a foreign graph.
+
+    Raises:
+        InputError: A packed weight, or the attributes beside it, break the op's schema.
+    """
+    try:
+        return layers_of(model)
+    except Exception as error:
+        got = f"{error.what}, {error.got}" if isinstance(error, BitexportError) else error
+        raise InputError(
+            f"{path}: a layer is malformed",
+            got=got,
+            expected="the inputs and attributes of the op's schema",
+            fix="The file is damaged; export the model again.",
+        ) from error
 
 
 def _read(path: Path) -> bytes:

@@ -138,7 +138,8 @@ def _codebook_linear(layer: CodebookLinear) -> LayerSpec:
 def _codebook_fields(layer: CodebookConv2d | CodebookLinear) -> dict[str, Any]:
     out_channels = layer.weight_shape[0]
     codebook = _array(layer.codebook)
-    half = codebook.astype(np.float16)
+    with np.errstate(over="ignore"):
+        half = codebook.astype(np.float16)
     if not np.array_equal(half.astype(np.float32), codebook):
         raise UnsupportedModel(
             "a codebook does not fit float16",

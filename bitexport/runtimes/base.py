@@ -39,7 +39,7 @@ class Availability:
                 f"{self.name} is not usable here",
                 got=self.detail,
                 expected=f"a working {self.name}",
-                fix=f"Run: {self.fix}" if self.fix else "See `bitexport doctor`.",
+                fix=self.fix or "See `bitexport doctor`.",
             )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import bitexport
 from bitexport.errors import RuntimeFailure
 
 __all__ = ["op_library_path", "plugin_library_path"]
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_CHECKOUT_BUILD = _PACKAGE.parent / "build" / "plugins"
+# More than one folder in an editable install: the sources, and what was built from plugins/.
+_PACKAGE = [Path(folder) for folder in bitexport.__path__]
+_CHECKOUT_BUILD = Path(__file__).resolve().parents[2] / "build" / "plugins"
 
 
 def op_library_path() -> Path:
@@ -33,7 +35,8 @@ def plugin_library_path() -> Path:
 
 def _find(variable: str, filename: str, title: str) -> Path:
     named = os.environ.get(variable)
-    places = [Path(named)] if named else [_PACKAGE / "lib" / filename, _CHECKOUT_BUILD / filename]
+    folders = [*(folder / "lib" for folder in _PACKAGE), _CHECKOUT_BUILD]
+    places = [Path(named)] if named else [folder / filename for folder in folders]
     for path in places:
         if path.is_file():
             return path

@@ -32,7 +32,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            return Availability(self.name, False, str(error), "pip install onnxruntime")
+            return Availability(self.name, False, str(error), "Run: pip install onnxruntime")
         detail = f"onnxruntime {onnxruntime.__version__}"
         if not self._native:
             return Availability(self.name, True, detail)
@@ -71,9 +71,10 @@ def session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
-    if native:
-        options.register_custom_ops_library(str(op_library_path()))
+    library = str(op_library_path()) if native else ""
     try:
+        if native:
+            options.register_custom_ops_library(library)
         return onnxruntime.InferenceSession(
             model, options, providers=providers or ["CPUExecutionProvider"]
         )

@@ -23,7 +23,7 @@ class TensorRTRTX:
         try:
             module = _import()
         except ImportError as error:
-            fix = 'pip install "bitexport[tensorrt-rtx]"'
+            fix = 'Run: pip install "bitexport[tensorrt-rtx]"'
             return Availability(self.name, False, str(error), fix)
         return Availability(self.name, True, f"TensorRT-RTX {module.__version__}")
 

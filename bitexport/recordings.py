@@ -1,0 +1,58 @@
+"""Recorded inputs and logits: .npz files that strangers made."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bitexport.errors import InputError
+
+__all__ = ["read_recording"]
+
+_NAMES = ("input", "logits")
+
+
+def read_recording(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Read ``input`` and, where it is there, ``logits`` from an .npz.
+
+    Raises:
+        InputError: It is no .npz, lacks ``input``, or holds anything but finite floats.
+    """
+    try:
+        # Opened here, since numpy leaves the file open when the archive in it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise _refusal(path, "a single array")
+            found = {name: archive[name] for name in _NAMES if name in archive}
+    except (OSError, ValueError, EOFError, MemoryError, AttributeError, TypeError) as error:
+        raise _refusal(path, error) from error
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise _refusal(path, error) from error
+    if "input" not in found:
+        raise _refusal(path, "no array `input`")
+    return {name: _as_float32(path, name, array) for name, array in found.items()}
+
+
+def _as_float32(path: Path, name: str, array: object) -> npt.NDArray[np.float32]:
+    if not isinstance(array, np.ndarray):
+        raise _refusal(path, f"`{name}` is no array")
+    if array.dtype.kind != "f" or array.size == 0:
+        raise _refusal(path, f"`{name}` of {array.dtype} {list(array.shape)}")
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise _refusal(path, f"`{name}` with values that are NaN or beyond float32")
+    return narrow
+
+
+def _refusal(path: Path, got: object) -> InputError:
+    return InputError(
+        f"{path}: cannot take the inputs",
+        got=got,
+        expected="an .npz with the float arrays `input` and, without a CKPT, `logits`",
+        fix="Write it with numpy.savez(path, input=..., logits=...).",
+    )
