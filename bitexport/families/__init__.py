@@ -7,8 +7,10 @@ from pathlib import Path
 from bitexport.checkpoint import Checkpoint, read_checkpoint
 from bitexport.errors import InputError, UnsupportedModel
 from bitexport.families.base import Family, LoadedModel, LoadOptions, Precision
+from bitexport.families.bireal import BiRealFamily
 from bitexport.families.kill_the_bits import KillTheBitsFamily
 from bitexport.families.rbnn import RbnnFamily
+from bitexport.families.reactnet import ReActNetFamily
 from bitexport.families.siman import SimanFamily
 from bitexport.families.wide_resnet import WideResNetFamily
 from bitexport.families.xnor_net import XnorNetFamily
@@ -26,6 +28,8 @@ __all__ = [
 
 FAMILIES: tuple[Family, ...] = (
     WideResNetFamily(),
+    BiRealFamily(),
+    ReActNetFamily(),
     KillTheBitsFamily(),
     SimanFamily(),
     RbnnFamily(),

@@ -5,7 +5,7 @@ export reads them, so what was trained is what is shipped.
 """
 
 from bitexport.layers.adapters import register_layer, spec_of
-from bitexport.layers.binary_conv import BinaryConv2d
+from bitexport.layers.binary_conv import BinaryConv2d, SignInputConv2d
 from bitexport.layers.codebook import CodebookConv2d, CodebookLinear
 from bitexport.layers.sign_conv import SignConv2d
 
@@ -14,6 +14,7 @@ __all__ = [
     "CodebookConv2d",
     "CodebookLinear",
     "SignConv2d",
+    "SignInputConv2d",
     "register_layer",
     "spec_of",
 ]

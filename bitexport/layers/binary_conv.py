@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bitexport.layers.sign_conv import ScaleRule, SignConv2d, straight_through_sign
 
-__all__ = ["BinaryConv2d", "clipped_sign"]
+__all__ = ["BinaryConv2d", "SignInputConv2d", "clipped_sign"]
 
 
 class BinaryConv2d(SignConv2d):
@@ -81,3 +81,38 @@ class _ClippedSign(torch.autograd.Function):
 def clipped_sign(x: Tensor) -> Tensor:
     """sign(x), with sign(0) = 0; its gradient is taken to be 1 on [-1, 1] and 0 outside."""
     return cast(Tensor, _ClippedSign.apply(x))
+
+
+class SignInputConv2d(nn.Conv2d):
+    """Convolution of sign activations with real weights: the first of ReActNet's two steps.
+
+        Y = conv(sign(x + shift), weight)
+
+    Args:
+        in_channels: Ci.
+        out_channels: Co.
+        kernel_size: Height and width of the kernel.
+        shifted: As in :class:`BinaryConv2d`.
+        **conv: stride, padding (zeros only), dilation, groups of ``torch.nn.Conv2d``.
+    """
+
+    shift: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        shifted: bool = False,
+        **conv: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, bias=False, **conv)
+        shift = nn.Parameter(torch.zeros(1, in_channels, 1, 1)) if shifted else None
+        self.register_parameter("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
+        if self.shift is not None:
+            x = x + self.shift
+        return cast(Tensor, self._conv_forward(clipped_sign(x), self.weight, None))

@@ -1,0 +1,89 @@
+"""Bi-Real Net: checkpoints of its PyTorch implementation.
+
+Upstream: liuzechun/Bi-Real-net, ``pytorch_implementation``. In networks 18 and 34 a binary weight
+is ``layerS.B.binary_conv.weights``, flat [Co * Ci * 9, 1]; network 50 has its blocks in one list,
+``layers.B``, and 4-D weights. ``layers.0.down_conv1x1`` is never used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from bitexport.checkpoint import Checkpoint
+from bitexport.families.base import LoadedModel, LoadOptions
+from bitexport.families.sign_activated import (
+    blocks_of_arch,
+    count_stages,
+    dense_reasons,
+    matrix_rows,
+    named_arch,
+    refuse_real_activations,
+    unflattened,
+    width_of,
+)
+from bitexport.families.state import build_module
+from bitexport.models.bireal import BiRealNet
+from bitexport.models.bireal50 import BiRealNet50
+
+__all__ = ["BiRealFamily"]
+
+_NAMED = {"birealnet18": (4, 4, 4, 4), "birealnet34": (6, 8, 12, 6)}
+_NAMED_50 = {"birealnet50": (3, 4, 6, 3)}
+_FLAT_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.binary_conv\.weights")
+_LIST_BLOCK = re.compile(r"layers\.(\d+)\.conv2\.weight")
+_UNUSED = "layers.0.down_conv1x1.weight"
+
+
+class BiRealFamily:
+    """Bi-Real Net 18, 34 and 50."""
+
+    name = "bireal"
+    title = "Bi-Real Net"
+    paper = "https://arxiv.org/abs/1808.00278"
+
+    def detect(self, checkpoint: Checkpoint) -> str | None:
+        """``birealnet18``, ``birealnet50``, or the blocks of each stage behind such a name."""
+        tensors = checkpoint.tensors()
+        stages = count_stages(_FLAT_BLOCK, tensors)
+        if stages is not None:
+            return named_arch("birealnet", stages, _NAMED)
+        stages = _stages_of_list(tensors)
+        return None if stages is None else named_arch("birealnet50", stages, _NAMED_50)
+
+    def build(self, checkpoint: Checkpoint, arch: str, options: LoadOptions) -> LoadedModel:
+        """The network with its latent weights."""
+        refuse_real_activations(options, self.title)
+        bottlenecks = arch.startswith("birealnet50")
+        named = _NAMED_50 if bottlenecks else _NAMED
+        prefix = "birealnet50" if bottlenecks else "birealnet"
+        blocks = blocks_of_arch(arch, prefix, named)
+        classes, width = matrix_rows(checkpoint, "fc.weight"), width_of(checkpoint, "conv1.weight")
+        binary = options.weights != "float"
+        network = BiRealNet50 if bottlenecks else BiRealNet
+        state = {k: v for k, v in checkpoint.tensors().items() if k != _UNUSED}
+        module = build_module(
+            lambda: network(blocks, classes, width=width, binary_weights=binary),
+            unflattened(state, lambda: network(blocks, classes, width=width)),
+        )
+        return LoadedModel(
+            module=module.eval(),
+            family=self.name,
+            arch=arch,
+            input_shape=(3, 224, 224),
+            binary_activations=True,
+            dense_reasons=dense_reasons(module),
+        )
+
+
+def _stages_of_list(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """Blocks a stage of network 50: a stage begins where a block has a shortcut of its own."""
+    indices = sorted(int(m.group(1)) for m in map(_LIST_BLOCK.fullmatch, tensors) if m)
+    if not indices or indices != list(range(len(indices))) or "layers.0.bn3.weight" not in tensors:
+        return None
+    starts = [i for i in indices if f"layers.{i}.downsample.1.weight" in tensors]
+    if len(starts) != 4 or starts[0] != 0:
+        return None
+    return tuple(b - a for a, b in zip(starts, [*starts[1:], len(indices)], strict=True))
