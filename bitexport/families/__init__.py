@@ -12,6 +12,7 @@ from bitexport.families.kill_the_bits import KillTheBitsFamily
 from bitexport.families.rbnn import RbnnFamily
 from bitexport.families.reactnet import ReActNetFamily
 from bitexport.families.siman import SimanFamily
+from bitexport.families.torchvision_resnet import TorchvisionResNetFamily
 from bitexport.families.wide_resnet import WideResNetFamily
 from bitexport.families.xnor_net import XnorNetFamily
 
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     SimanFamily(),
     RbnnFamily(),
     XnorNetFamily(),
+    TorchvisionResNetFamily(),
 )
 
 

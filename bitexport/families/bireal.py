@@ -18,13 +18,11 @@ from bitexport.families.sign_activated import (
     blocks_of_arch,
     count_stages,
     dense_reasons,
-    matrix_rows,
     named_arch,
     refuse_real_activations,
     unflattened,
-    width_of,
 )
-from bitexport.families.state import build_module
+from bitexport.families.state import build_module, rows_of
 from bitexport.models.bireal import BiRealNet
 from bitexport.models.bireal50 import BiRealNet50
 
@@ -60,7 +58,10 @@ class BiRealFamily:
         named = _NAMED_50 if bottlenecks else _NAMED
         prefix = "birealnet50" if bottlenecks else "birealnet"
         blocks = blocks_of_arch(arch, prefix, named)
-        classes, width = matrix_rows(checkpoint, "fc.weight"), width_of(checkpoint, "conv1.weight")
+        classes, width = (
+            rows_of(checkpoint, "fc.weight", dimensions=2),
+            rows_of(checkpoint, "conv1.weight", dimensions=4),
+        )
         binary = options.weights != "float"
         network = BiRealNet50 if bottlenecks else BiRealNet
         state = {k: v for k, v in checkpoint.tensors().items() if k != _UNUSED}

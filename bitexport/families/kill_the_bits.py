@@ -13,30 +13,20 @@ bias of ``fc`` is a key of its own, ``fc_bias``.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from bitexport.checkpoint import Checkpoint
 from bitexport.errors import UnsupportedModel
 from bitexport.families.base import LoadedModel, LoadOptions
 from bitexport.families.state import assign_state, require_finite
 from bitexport.layers import CodebookConv2d, CodebookLinear
+from bitexport.models.resnet import RESNETS, build_resnet, resnet_of_keys
 
 __all__ = ["KillTheBitsFamily"]
 
-_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.conv1\..+")
-_ARCHITECTURES: Mapping[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (Bottleneck, (3, 8, 36, 3)),
-}
 _CODES = ".assignments"
 _QUANTIZED_FIELDS = ("centroids", "assignments", "n_blocks", "is_conv", "k")
 _DENSE_REASON = "the checkpoint holds this layer unquantized"
@@ -58,20 +48,13 @@ class KillTheBitsFamily:
         values = checkpoint.values
         if not any(key.endswith(_CODES) for key in values):
             return None
-        found = [m for m in map(_BLOCK.fullmatch, values) if m]
-        depths = tuple(
-            1 + max((int(m.group(2)) for m in found if m.group(1) == str(stage)), default=-1)
-            for stage in (1, 2, 3, 4)
-        )
-        block = Bottleneck if any(".conv3." in key for key in values) else BasicBlock
-        return next((a for a, known in _ARCHITECTURES.items() if known == (block, depths)), None)
+        return resnet_of_keys(values)
 
     def build(self, checkpoint: Checkpoint, arch: str, options: LoadOptions) -> LoadedModel:
         """The ResNet with codebook layers in place of the quantized ones."""
         _check_options(arch, options)
-        block, depths = _ARCHITECTURES[arch]
         quantized = [k.removesuffix(_CODES) for k in checkpoint.values if k.endswith(_CODES)]
-        module = ResNet(block, list(depths), num_classes=_num_classes(checkpoint))
+        module = build_resnet(arch, _num_classes(checkpoint))
         for name in quantized:
             _replace_layer(module, name, checkpoint)
         assign_state(module, _dense_state(checkpoint, quantized), optional=_MAY_MISS)
@@ -90,11 +73,11 @@ class KillTheBitsFamily:
 
 
 def _check_options(arch: str, options: LoadOptions) -> None:
-    if arch not in _ARCHITECTURES:
+    if arch not in RESNETS:
         raise UnsupportedModel(
             "unknown kill-the-bits architecture",
             got=arch,
-            expected=" or ".join(_ARCHITECTURES),
+            expected=" or ".join(RESNETS),
             fix="Correct --arch, or leave it out to have it detected.",
         )
     if "binary" in (options.weights, options.activations) or options.weights == "float":

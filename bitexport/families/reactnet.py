@@ -21,13 +21,11 @@ from bitexport.families.sign_activated import (
     blocks_of_arch,
     count_stages,
     dense_reasons,
-    matrix_rows,
     named_arch,
     refuse_real_activations,
     unflattened,
-    width_of,
 )
-from bitexport.families.state import build_module
+from bitexport.families.state import build_module, rows_of
 from bitexport.models.reactnet import ReActNetA, reactnet_resnet
 
 __all__ = ["ReActNetFamily"]
@@ -75,7 +73,7 @@ class ReActNetFamily:
     def build(self, checkpoint: Checkpoint, arch: str, options: LoadOptions) -> LoadedModel:
         """The network with its latent, or in step 1 its real, weights."""
         refuse_real_activations(options, self.title)
-        classes = matrix_rows(checkpoint, "fc.weight")
+        classes = rows_of(checkpoint, "fc.weight", dimensions=2)
         tensors = checkpoint.tensors()
         notes: tuple[str, ...] = ()
         if arch == _MOBILE:
@@ -92,7 +90,7 @@ class ReActNetFamily:
             notes = _notes(options)
             blocks, width = (
                 blocks_of_arch(arch, "reactnet", _NAMED),
-                width_of(checkpoint, "conv1.weight"),
+                rows_of(checkpoint, "conv1.weight", dimensions=4),
             )
             state = _renamed(tensors, _RESNET_RENAMES)
 
@@ -140,7 +138,7 @@ def _mobile_channels(checkpoint: Checkpoint) -> tuple[int, ...]:
         UnsupportedModel: A block is missing, or neither keeps nor doubles its channels.
     """
     count = len({m.group(1) for m in map(_MOBILE_SHIFT.fullmatch, checkpoint.values) if m})
-    channels = [width_of(checkpoint, "feature.0.conv1.weight")]
+    channels = [rows_of(checkpoint, "feature.0.conv1.weight", dimensions=4)]
     for index in range(1, count + 1):
         shift = checkpoint.tensor(f"feature.{index}.move22.bias")
         after = int(shift.shape[1]) if shift.dim() == 4 else 0

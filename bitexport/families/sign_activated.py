@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from bitexport.checkpoint import Checkpoint
 from bitexport.errors import UnsupportedModel
 from bitexport.families.base import LoadOptions
 from bitexport.layers import BinaryConv2d, SignInputConv2d
@@ -18,11 +17,9 @@ __all__ = [
     "blocks_of_arch",
     "count_stages",
     "dense_reasons",
-    "matrix_rows",
     "named_arch",
     "refuse_real_activations",
     "unflattened",
-    "width_of",
 ]
 
 _STAGES = 4
@@ -63,36 +60,6 @@ def blocks_of_arch(arch: str, prefix: str, named: Mapping[str, tuple[int, ...]])
             fix="Correct --arch, or leave it out to have it detected.",
         )
     return tuple(int(n) for n in match.group(1).split("-")[1:])
-
-
-def width_of(checkpoint: Checkpoint, key: str) -> int:
-    """Output channels of a convolution of the file.
-
-    Raises:
-        UnsupportedModel: It is missing, or no convolution's weight.
-    """
-    return _rows(checkpoint, key, dimensions=4)
-
-
-def matrix_rows(checkpoint: Checkpoint, key: str) -> int:
-    """Outputs of a linear layer of the file.
-
-    Raises:
-        UnsupportedModel: It is missing, or no matrix.
-    """
-    return _rows(checkpoint, key, dimensions=2)
-
-
-def _rows(checkpoint: Checkpoint, key: str, *, dimensions: int) -> int:
-    weight = checkpoint.tensor(key)
-    if weight.dim() != dimensions or 0 in weight.shape:
-        raise UnsupportedModel(
-            f"tensor {key!r} has a wrong shape",
-            got=list(weight.shape),
-            expected=f"{dimensions} non-empty dimensions",
-            fix="Check the file, or name the architecture with --arch.",
-        )
-    return int(weight.shape[0])
 
 
 def refuse_real_activations(options: LoadOptions, title: str) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from bitexport.checkpoint import Checkpoint
 from bitexport.errors import UnsupportedModel
 
-__all__ = ["assign_state", "build_module", "require_finite"]
+__all__ = ["assign_state", "build_module", "require_finite", "rows_of"]
 
 # BatchNorm counts its training steps; evaluation never looks at the count.
 _DEAD_SUFFIXES = ("num_batches_tracked",)
@@ -94,6 +95,23 @@ def _copy(key: str, value: Tensor, target: Tensor) -> None:
     target.copy_(value)
     # A float64 can lie beyond float32's range.
     require_finite(key, target)
+
+
+def rows_of(checkpoint: Checkpoint, key: str, *, dimensions: int) -> int:
+    """Output channels of a layer of the file: the first dimension of its weight.
+
+    Raises:
+        UnsupportedModel: It is missing, or has another number of dimensions.
+    """
+    weight = checkpoint.tensor(key)
+    if weight.dim() != dimensions or 0 in weight.shape:
+        raise UnsupportedModel(
+            f"tensor {key!r} has a wrong shape",
+            got=list(weight.shape),
+            expected=f"{dimensions} non-empty dimensions",
+            fix="Check the file, or name the architecture with --arch.",
+        )
+    return int(weight.shape[0])
 
 
 def require_finite(key: str, value: Tensor) -> None:
