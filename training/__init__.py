@@ -1,0 +1,5 @@
+"""Training of the networks that bitexport reads, with the layers and models of bitexport itself.
+
+``python -m training.demo`` trains a 1-bit network on data that comes with scikit-learn, exports
+it, and runs the file. The modules import one way: ``demo`` -> ``loop | data | checkpoints``.
+"""
