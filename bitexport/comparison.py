@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bitexport.errors import InputError
+from bitexport.graph import computes_in_float16
 from bitexport.graph.constants import constant
 from bitexport.layers import spec_of
 from bitexport.ops.table import op_named
@@ -230,10 +231,11 @@ def _tapped(
     outputs = model.graph.outputs
     before = list(outputs)
     given = {v.name: images for v in model.graph.inputs}
+    kind = ir.DataType.FLOAT16 if computes_in_float16(model) else ir.DataType.FLOAT
     try:
         for value in dict.fromkeys(values):
             if value not in before and not value.is_graph_input():
-                value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+                value.type = value.type or ir.TensorType(kind)
                 outputs.append(value)
         runner = runtime.load(ir.to_proto(model).SerializeToString())
     finally:

@@ -21,6 +21,7 @@ from bitexport.comparison import (
 )
 from bitexport.errors import ComparisonFailure, InputError
 from bitexport.families import LoadedModel, LoadOptions, load
+from bitexport.graph import computes_in_float16
 from bitexport.graph.read import checked_layers, read_onnx
 from bitexport.recordings import read_recording
 from bitexport.runtimes import runtime_named
@@ -94,7 +95,7 @@ def verify_file(
     got = runtime.load(data).run({input_name: images})[output_name]
     usual = Tolerance.for_model(
         binary_activations=any(n.op_type.startswith("BinaryConv") for n in graph.graph),
-        float16=_is_float16(graph),
+        float16=computes_in_float16(graph),
     )
     tolerance = Tolerance(
         usual.rel_l2 if rel_l2 is None else rel_l2,
@@ -178,11 +179,3 @@ def _interface(graph: ir.Model, path: Path) -> tuple[str, str]:
             fix="Export the model with `bitexport onnx`.",
         )
     return inputs[0].name or "", outputs[0].name or ""
-
-
-def _is_float16(graph: ir.Model) -> bool:
-    casts = [n for n in graph.graph if n.op_type == "Cast" and n.domain == ""]
-    return any(
-        n.attributes.get_int("to", 0) == ir.DataType.FLOAT16 and n.inputs[0] in graph.graph.inputs
-        for n in casts
-    )

@@ -2,7 +2,7 @@
 
 from bitexport.graph.capture import Captured, ZeroWeights, capture
 from bitexport.graph.layers import LayerInfo, layers_of
-from bitexport.graph.lowering import LoweringOptions, lower
+from bitexport.graph.lowering import LoweringOptions, computes_in_float16, lower
 from bitexport.graph.records import Record
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Record",
     "ZeroWeights",
     "capture",
+    "computes_in_float16",
     "layers_of",
     "lower",
 ]

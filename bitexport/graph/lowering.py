@@ -28,7 +28,7 @@ from bitexport.graph.passes.to_float16 import to_float16
 from bitexport.graph.records import Record
 from bitexport.ops.table import DOMAIN
 
-__all__ = ["Lowered", "LoweringOptions", "lower"]
+__all__ = ["Lowered", "LoweringOptions", "computes_in_float16", "lower"]
 
 # The lowest IR version that allows opset 18 and is read by ONNX Runtime 1.18.
 _IR_VERSION = 8
@@ -87,6 +87,16 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     TopologicalSortPass()(model)
     _strip(model)
     return Lowered(records, layers)
+
+
+def computes_in_float16(model: ir.Model) -> bool:
+    """Whether the graph casts its input to float16 first, as ``LoweringOptions.float16`` does."""
+    return any(
+        node.op_type == "Cast"
+        and node.inputs[0] in model.graph.inputs
+        and node.attributes.get_int("to", 0) == ir.DataType.FLOAT16
+        for node in model.graph
+    )
 
 
 def _strip(model: ir.Model) -> None:

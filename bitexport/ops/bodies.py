@@ -22,7 +22,7 @@ runtime that folds constants drops them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,11 @@ import onnx_ir as ir
 
 from bitexport.ops.table import DOMAIN, OP_VERSION, OPS, PLUGIN_ATTRIBUTES, Op
 
-__all__ = ["OPSET", "function_for"]
+__all__ = ["MEASURABLE", "OPSET", "function_for"]
 
 OPSET = 18
+# Attributes that TensorRT's parser does not see through a function.
+MEASURABLE = ("strides", "dilations")
 
 _BYTES_PER_WORD = 4
 _INT64_MAX = np.iinfo(np.int64).max
@@ -91,13 +93,13 @@ class _Body:
         )
 
 
-def function_for(op: Op, *, inlined: bool = False) -> ir.Function:
+def function_for(op: Op, *, measured: Collection[str] = MEASURABLE) -> ir.Function:
     """A fresh model-local function that computes ``op`` with operators of opset 18.
 
     Args:
         op: A row of the op table.
-        inlined: The function is to be inlined into its callers, where no runtime can miss an
-            attribute, so that the measurements are left out.
+        measured: The attributes among ``MEASURABLE`` that some caller sets to anything but 1.
+            Only these are measured; none, if the function is to be inlined into its callers.
     """
     body = _Body(op)
     weight = _WEIGHTS[op.name](body)
@@ -105,17 +107,17 @@ def function_for(op: Op, *, inlined: bool = False) -> ir.Function:
         weight = body("CastLike", weight, body.inputs["X"])
         accumulator = body("Gemm", body.inputs["X"], weight, transB=1)
     else:
-        accumulator = _convolution(body, _activations(body), weight, measured=not inlined)
+        accumulator = _convolution(body, _activations(body), weight, measured)
     return body.finish(_epilogue(body, accumulator))
 
 
-def _convolution(body: _Body, x: ir.Value, weight: ir.Value, *, measured: bool) -> ir.Value:
-    """Conv with the node's own attributes; measured: also where the runtime ignores two."""
-    if measured:
+def _convolution(body: _Body, x: ir.Value, weight: ir.Value, measured: Collection[str]) -> ir.Value:
+    """Conv with the node's own attributes, also where the runtime ignores the measured ones."""
+    if "dilations" in measured:
         weight = _spread_taps(body, weight)
     attributes = {name: body.attribute(name) for name in _CONV_ATTRIBUTES}
     y = body("Conv", x, body("CastLike", weight, body.inputs["X"]), **attributes)
-    if not measured:
+    if "strides" not in measured:
         return y
     ends = body.ints(_INT64_MAX, _INT64_MAX)
     return body("Slice", y, body.ints(0, 0), ends, body.ints(2, 3), _unapplied_strides(body))

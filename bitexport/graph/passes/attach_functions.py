@@ -7,20 +7,36 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bitexport.ops.bodies import OPSET, function_for
+from bitexport.ops.bodies import MEASURABLE, OPSET, function_for
 from bitexport.ops.table import DOMAIN, OP_VERSION, OPS
 
 __all__ = ["attach_functions"]
 
 
 def attach_functions(model: ir.Model, *, inlined: bool = False) -> None:
-    """Attach in place, in the order of the op table; ``inlined`` if they are to be inlined."""
-    used = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    """Attach in place, in the order of the op table.
+
+    Args:
+        model: Changed in place.
+        inlined: The functions are to be inlined, where no runtime can miss an attribute.
+    """
+    nodes = [node for node in model.graph if node.domain == DOMAIN]
     for op in OPS:
-        if op.name in used:
-            function = function_for(op, inlined=inlined)
+        callers = [node for node in nodes if node.op_type == op.name]
+        if callers:
+            measured = () if inlined else _set_attributes(callers)
+            function = function_for(op, measured=measured)
             model.functions[function.identifier()] = function
     model.graph.opset_imports.clear()
     model.graph.opset_imports[""] = OPSET
-    if used:
+    if nodes:
         model.graph.opset_imports[DOMAIN] = OP_VERSION
+
+
+def _set_attributes(callers: list[ir.Node]) -> tuple[str, ...]:
+    """The measurable attributes that some caller sets to anything but 1."""
+    return tuple(
+        name
+        for name in MEASURABLE
+        if any(set(node.attributes.get_ints(name, (1,))) != {1} for node in callers)
+    )
