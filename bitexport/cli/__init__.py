@@ -15,6 +15,7 @@ from bitexport.cli.doctor import doctor
 from bitexport.cli.inspect import inspect
 from bitexport.cli.onnx import onnx
 from bitexport.cli.output import run
+from bitexport.cli.pack import pack
 from bitexport.cli.verify import verify
 
 __all__ = ["app", "main"]
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command(no_args_is_help=True)(onnx)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(verify)
+app.command(no_args_is_help=True)(pack)
 app.command()(doctor)
 
 

@@ -2,7 +2,8 @@
 
 Upstream: liuzechun/Bi-Real-net, ``pytorch_implementation``. In networks 18 and 34 a binary weight
 is ``layerS.B.binary_conv.weights``, flat [Co * Ci * 9, 1]; network 50 has its blocks in one list,
-``layers.B``, and 4-D weights. ``layers.0.down_conv1x1`` is never used.
+``layers.B``, and 4-D weights. ``layers.0.down_conv1x1`` is never used. Only binarized weights are
+stored flat; nothing tells 4-D ones that are binarized from real ones.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from bitexport.checkpoint import Checkpoint
+from bitexport.errors import UnsupportedModel
 from bitexport.families.base import LoadedModel, LoadOptions
 from bitexport.families.sign_activated import (
     blocks_of_arch,
@@ -31,7 +33,8 @@ __all__ = ["BiRealFamily"]
 _NAMED = {"birealnet18": (4, 4, 4, 4), "birealnet34": (6, 8, 12, 6)}
 _NAMED_50 = {"birealnet50": (3, 4, 6, 3)}
 _FLAT_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.binary_conv\.weights")
-_LIST_BLOCK = re.compile(r"layers\.(\d+)\.conv2\.weight")
+_LIST_BLOCK = re.compile(r"layers\.(\d{1,4})\.conv2\.weight")
+_REACT_SHIFT = ".move0.bias"
 _UNUSED = "layers.0.down_conv1x1.weight"
 
 
@@ -45,6 +48,8 @@ class BiRealFamily:
     def detect(self, checkpoint: Checkpoint) -> str | None:
         """``birealnet18``, ``birealnet50``, or the blocks of each stage behind such a name."""
         tensors = checkpoint.tensors()
+        if any(key.endswith(_REACT_SHIFT) for key in tensors):
+            return None
         stages = count_stages(_FLAT_BLOCK, tensors)
         if stages is not None:
             return named_arch("birealnet", stages, _NAMED)
@@ -58,13 +63,13 @@ class BiRealFamily:
         named = _NAMED_50 if bottlenecks else _NAMED
         prefix = "birealnet50" if bottlenecks else "birealnet"
         blocks = blocks_of_arch(arch, prefix, named)
-        classes, width = (
-            rows_of(checkpoint, "fc.weight", dimensions=2),
-            rows_of(checkpoint, "conv1.weight", dimensions=4),
-        )
-        binary = options.weights != "float"
+        classes = rows_of(checkpoint, "fc.weight", dimensions=2)
+        width = rows_of(checkpoint, "conv1.weight", dimensions=4)
         network = BiRealNet50 if bottlenecks else BiRealNet
         state = {k: v for k, v in checkpoint.tensors().items() if k != _UNUSED}
+        flat = any(key.endswith(".weights") for key in state)
+        notes = _check_weights(options, flat=flat)
+        binary = options.weights != "float"
         module = build_module(
             lambda: network(blocks, classes, width=width, binary_weights=binary),
             unflattened(state, lambda: network(blocks, classes, width=width)),
@@ -76,7 +81,25 @@ class BiRealFamily:
             input_shape=(3, 224, 224),
             binary_activations=True,
             dense_reasons=dense_reasons(module),
+            notes=notes,
         )
+
+
+def _check_weights(options: LoadOptions, *, flat: bool) -> tuple[str, ...]:
+    """What was assumed about the weights; UnsupportedModel where the file says otherwise."""
+    if flat and options.weights == "float":
+        raise UnsupportedModel(
+            "the file's weights are not as asked",
+            got="--weights float for weights stored flat, as only binarized ones are",
+            expected="auto or binary",
+            fix="Leave the option out.",
+        )
+    if flat or options.weights != "auto":
+        return ()
+    return (
+        "the file does not say whether the weights of its blocks are binarized; took them as "
+        "1-bit (--weights float for real ones)",
+    )
 
 
 def _stages_of_list(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:

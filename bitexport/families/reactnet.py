@@ -3,11 +3,13 @@
 Upstream: liuzechun/ReActNet, ``resnet`` and ``mobilenet``. The shifts are ``moveX.bias``
 [1, C, 1, 1]: those before a sign belong to its convolution, the others to the PReLU between them.
 Step 1 has binary activations and real weights. The MobileNet tells the steps apart (``weight``
-4-D in step 1, flat ``weights`` in step 2), the ResNet does not.
+4-D in step 1, flat ``weights`` in step 2), the ResNet does not (4-D in both). Nor does a MobileNet
+of other widths say which blocks halve the image: upstream's rule names the width 64.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -32,6 +34,9 @@ __all__ = ["ReActNetFamily"]
 
 _MOBILE = "reactnet-a"
 _NAMED = {"reactnet18": (4, 4, 4, 4), "reactnet34": (6, 8, 12, 6)}
+_BINARY_WEIGHT = re.compile(r".+\.binary_(?:conv|3x3|pw|pw_down[12])\.(weights?)")
+# The one width that upstream's MobileNet reaches without halving the image.
+_UNHALVED_WIDTH = 64
 _RESNET_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.move0\.bias")
 _MOBILE_SHIFT = re.compile(r"feature\.(\d+)\.move22\.bias")
 _RESNET_RENAMES = {
@@ -75,23 +80,18 @@ class ReActNetFamily:
         refuse_real_activations(options, self.title)
         classes = rows_of(checkpoint, "fc.weight", dimensions=2)
         tensors = checkpoint.tensors()
-        notes: tuple[str, ...] = ()
+        binary, notes = _binary_weights(options, arch, flat=_stored_flat(tensors))
         if arch == _MOBILE:
-            binary = any(key.endswith(".weights") for key in tensors)
-            _check_weights(options, binary)
             channels = _mobile_channels(checkpoint)
+            notes += _plan_notes(channels)
             state = _joined(_renamed(tensors, _MOBILE_RENAMES))
 
             def build(real: bool) -> torch.nn.Module:
                 return ReActNetA(channels, classes, binary_weights=not real)
 
         else:
-            binary = options.weights != "float"
-            notes = _notes(options)
-            blocks, width = (
-                blocks_of_arch(arch, "reactnet", _NAMED),
-                rows_of(checkpoint, "conv1.weight", dimensions=4),
-            )
+            blocks = blocks_of_arch(arch, "reactnet", _NAMED)
+            width = rows_of(checkpoint, "conv1.weight", dimensions=4)
             state = _renamed(tensors, _RESNET_RENAMES)
 
             def build(real: bool) -> torch.nn.Module:
@@ -111,23 +111,56 @@ class ReActNetFamily:
         )
 
 
-def _check_weights(options: LoadOptions, binary: bool) -> None:
-    asked = {"auto": binary, "binary": True, "float": False}[options.weights]
-    if asked != binary:
+def _stored_flat(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the weights behind the signs are stored flat, as only binarized ones are.
+
+    Raises:
+        UnsupportedModel: Some are, and some are not.
+    """
+    found = {m.group(1): m.group() for m in map(_BINARY_WEIGHT.fullmatch, tensors) if m}
+    if len(found) > 1:
+        raise UnsupportedModel(
+            "the checkpoint mixes flat and 4-D weights",
+            got=" and ".join(sorted(found.values())),
+            expected="weights of one training step",
+            fix="Use the checkpoint as one training step saved it.",
+        )
+    return "weights" in found
+
+
+def _binary_weights(options: LoadOptions, arch: str, *, flat: bool) -> tuple[bool, tuple[str, ...]]:
+    """Whether to binarize the weights, and what was assumed for it.
+
+    Raises:
+        UnsupportedModel: The file's weights are binarized, and real ones are asked for.
+    """
+    if flat and options.weights == "float":
         raise UnsupportedModel(
             "the file's weights are not as asked",
-            got=f"--weights {options.weights} for a file of step {2 if binary else 1}",
-            expected="auto",
+            got="--weights float for weights stored flat, as only step 2 stores them",
+            expected="auto or binary",
             fix="Leave the option out.",
         )
-
-
-def _notes(options: LoadOptions) -> tuple[str, ...]:
-    if options.weights != "auto":
-        return ()
-    return (
+    if flat or options.weights != "auto":
+        return options.weights != "float", ()
+    if arch == _MOBILE:
+        return False, (
+            "the weights are stored in 4 dimensions, as step 1 of this network stores them; took "
+            "them as real (--weights binary for 1-bit ones)",
+        )
+    return True, (
         "the file does not say whether its weights are binarized (step 2) or real (step 1); "
         "took them as 1-bit (--weights float for step 1)",
+    )
+
+
+def _plan_notes(channels: tuple[int, ...]) -> tuple[str, ...]:
+    widened = next((b for a, b in itertools.pairwise(channels) if a != b), _UNHALVED_WIDTH)
+    if widened == _UNHALVED_WIDTH:
+        return ()
+    return (
+        "the file does not say which blocks halve the image; took all that double the channels "
+        "but the first, as in ReActNet-A",
     )
 
 
@@ -163,13 +196,31 @@ def _renamed(tensors: Mapping[str, Tensor], renames: Mapping[str, str]) -> dict[
 
 
 def _joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The two convolutions and BatchNorms of a doubling block as one of twice the filters."""
-    result = dict(state)
-    for key, value in state.items():
+    """The two convolutions and BatchNorms of a doubling block as one of twice the filters.
+
+    A half without its other half is left for the check of keys to refuse.
+
+    Raises:
+        UnsupportedModel: Two halves differ in shape or type.
+    """
+    result = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    for key in list(result):
         part = next((p for p in _PAIRS if f".{p}" in key), None)
-        second = None if part is None else key.replace(part, _SECOND[part])
-        if part is None or second is None or second not in state or value.dim() == 0:
+        if part is None:
             continue
-        del result[key], result[second]
-        result[key.replace(part, _PAIRS[part])] = torch.cat([value, state[second]])
-    return {k: v for k, v in result.items() if not k.endswith("num_batches_tracked")}
+        second, whole = key.replace(part, _SECOND[part]), key.replace(part, _PAIRS[part])
+        if second in result and whole not in result:
+            _check_halves(key, result[key], result[second])
+            result[whole] = torch.cat([result.pop(key), result.pop(second)])
+    return result
+
+
+def _check_halves(key: str, first: Tensor, second: Tensor) -> None:
+    if first.dim() and first.shape == second.shape and first.dtype == second.dtype:
+        return
+    raise UnsupportedModel(
+        f"tensor {key!r} and its second half do not fit together",
+        got=f"{list(first.shape)} {first.dtype} and {list(second.shape)} {second.dtype}",
+        expected="tensors of one shape and one type",
+        fix="The file is damaged; use another checkpoint.",
+    )

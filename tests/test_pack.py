@@ -1,0 +1,69 @@
+"""`bitexport pack`: the packed file is the same model, and upstream's packed file comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import run, save_codebooks, save_wrn, wrn_state
+
+import bitexport
+from bitexport.checkpoint import read_checkpoint
+
+
+def assert_same_model(one: Path, other: Path) -> None:
+    models = [bitexport.load(path) for path in (one, other)]
+    assert models[0].arch == models[1].arch
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        first, second = (model.module(x) for model in models)
+    assert torch.equal(first, second)
+
+
+def test_wide_resnet_round_trip(tmp_path: Path) -> None:
+    source = save_wrn(tmp_path / "checkpoint.pth.tar", wrn_state())
+    packed, again = tmp_path / "packed.pth.tar", tmp_path / "again.pth.tar"
+    assert run("pack", source, "-o", packed).code == 0
+    assert packed.stat().st_size < source.stat().st_size / 4
+    state = torch.load(packed, weights_only=True)
+    weight = state["module.group1.block0.conv1"]
+    assert (weight.dtype, tuple(weight.shape)) == (torch.uint8, (32, 4, 3, 3))
+    assert_same_model(source, packed)
+    assert run("pack", packed, "-o", again).code == 0
+    assert all(torch.equal(v, torch.load(again, weights_only=True)[k]) for k, v in state.items())
+
+
+def test_codebook_round_trip(tmp_path: Path) -> None:
+    source = save_codebooks(tmp_path / "quantized.pth")
+    packed = tmp_path / "packed.pth"
+    assert run("pack", source, "-o", packed).code == 0
+    assert_same_model(source, packed)
+    before, after = (read_checkpoint(path).values for path in (source, packed))
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        same = torch.equal(value, after[key]) if torch.is_tensor(value) else value == after[key]
+        assert same, key
+
+
+def test_upstreams_packed_file_comes_back(shared: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed.pth.tar"
+    assert run("pack", shared / "fixtures/wrn20_1_bin/checkpoint.pth.tar", "-o", packed).code == 0
+    upstream = shared / "fixtures/wrn20_1_bin_packed/wrn20-1-1bit-packed.pth.tar"
+    want, got = (torch.load(p, weights_only=True) for p in (upstream, packed))
+    assert want.keys() == got.keys()
+    assert all(torch.equal(v, got[k]) and v.dtype == got[k].dtype for k, v in want.items())
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_refuses_what_the_format_cannot_hold(zeros: bool, tmp_path: Path) -> None:
+    state = wrn_state()
+    if zeros:
+        state["group0.block0.conv0"][0, 0, 0, 0] = 0
+    source = save_wrn(tmp_path / "checkpoint.pth.tar", state)
+    output = tmp_path / "packed.pth.tar"
+    options = () if zeros else ("--arch", "wrn-14-1")
+    outcome = run("pack", source, "-o", output, *options)
+    assert outcome.code == 4
+    assert outcome.err.startswith("error: ")
+    assert not output.exists()
