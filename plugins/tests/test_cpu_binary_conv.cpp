@@ -1,0 +1,210 @@
+// Every CPU kernel against the plain loops: accumulators equal, epilogues equal bit for bit.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <iostream>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "conv_cases.h"
+#include "core/conv_shape.h"
+#include "core/reference.h"
+#include "kernels/cpu/binary_conv.h"
+
+namespace {
+
+using bitexport::ConvArguments;
+using bitexport::ConvShape;
+using bitexport::cpu::BinaryConvPlan;
+using bitexport::cpu::Isa;
+using bitexport_test::Random;
+using bitexport_test::state;
+
+struct Case {
+  ConvShape shape;
+  std::vector<float> x;
+  std::vector<float> threshold;
+  std::vector<std::uint32_t> weight;
+  std::vector<float> scale;
+  std::vector<float> bias;
+  std::vector<float> residual;
+  std::vector<std::int32_t> accumulators;  // the reference's
+  std::vector<float> y;                    // the reference's, without and
+  std::vector<float> y_plus_residual;      // with the residual
+};
+
+std::vector<float> random_floats(Random& random, std::int64_t count) {
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = random.real();
+  return values;
+}
+
+Case make_case(Random& random, const ConvShape& shape) {
+  Case c{shape, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  c.x = random_floats(random, shape.input_elements());
+  // NaN is below every threshold; -0 and 0 are equal; infinities are numbers.
+  constexpr float kSpecial[] = {std::numeric_limits<float>::quiet_NaN(),
+                                std::numeric_limits<float>::infinity(),
+                                -std::numeric_limits<float>::infinity(), -0.0f};
+  for (const float value : kSpecial) {
+    c.x[random.below(static_cast<std::uint32_t>(c.x.size()))] = value;
+  }
+  c.threshold = random_floats(random, shape.in_channels);
+  std::vector<float> signs = random_floats(random, shape.weight_elements());
+  for (float& sign : signs) sign = sign < 0 ? -1.0f : 1.0f;
+  c.weight.resize(static_cast<std::size_t>(shape.weight_words()));
+  const std::int64_t without_sign =
+      bitexport::pack_weight(signs.data(), shape.out_channels, shape.in_channels_per_group(),
+                             shape.vertical.kernel, shape.horizontal.kernel, c.weight.data());
+  CHECK_EQUAL(without_sign, 0);
+  c.scale = random_floats(random, shape.out_channels);
+  c.bias = random_floats(random, shape.out_channels);
+  c.residual = random_floats(random, shape.output_elements());
+  c.accumulators.resize(static_cast<std::size_t>(shape.output_elements()));
+  c.y.resize(c.accumulators.size());
+  c.y_plus_residual.resize(c.accumulators.size());
+  bitexport::reference::binary_conv(shape, c.x.data(), c.threshold.data(), c.weight.data(),
+                                    c.accumulators.data());
+  bitexport::reference::scale_and_shift(shape, c.accumulators.data(), c.scale.data(), c.bias.data(),
+                                        nullptr, c.y.data());
+  bitexport::reference::scale_and_shift(shape, c.accumulators.data(), c.scale.data(), c.bias.data(),
+                                        c.residual.data(), c.y_plus_residual.data());
+  return c;
+}
+
+// An aligned workspace with poison after its end.
+class Workspace {
+ public:
+  explicit Workspace(std::size_t bytes)
+      : bytes_((bytes + 63) / 64 * 64),
+        memory_(static_cast<std::uint8_t*>(std::aligned_alloc(64, bytes_ + 64))) {
+    for (std::size_t i = 0; i < bytes_ + 64; ++i) memory_[i] = 0xa5;
+  }
+  ~Workspace() { std::free(memory_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  void* data() { return memory_; }
+  bool end_untouched() const {
+    for (std::size_t i = bytes_; i < bytes_ + 64; ++i) {
+      if (memory_[i] != 0xa5) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::size_t bytes_;
+  std::uint8_t* memory_;
+};
+
+void check_image(const Case& c, const BinaryConvPlan& plan, std::int32_t image) {
+  const ConvShape& shape = c.shape;
+  const std::int64_t inputs = shape.input_elements() / shape.batch;
+  const std::int64_t outputs = shape.output_elements() / shape.batch;
+  Workspace workspace(plan.workspace_bytes());
+  // Backwards: the order of units must not matter.
+  for (std::int32_t unit = plan.pack_units() - 1; unit >= 0; --unit) {
+    plan.pack(unit, c.x.data() + image * inputs, c.threshold.data(), workspace.data());
+  }
+  CHECK(workspace.end_untouched());
+  std::vector<std::int32_t> accumulators(static_cast<std::size_t>(outputs), -1);
+  std::vector<float> y(static_cast<std::size_t>(outputs));
+  std::vector<float> y_plus_residual(static_cast<std::size_t>(outputs));
+  for (std::int32_t unit = plan.conv_units() - 1; unit >= 0; --unit) {
+    plan.accumulate(unit, workspace.data(), accumulators.data());
+    plan.convolve(unit, workspace.data(), {c.scale.data(), c.bias.data(), nullptr}, y.data());
+    plan.convolve(unit, workspace.data(),
+                  {c.scale.data(), c.bias.data(), c.residual.data() + image * outputs},
+                  y_plus_residual.data());
+  }
+  for (std::int64_t i = 0; i < outputs; ++i) {
+    const auto got = static_cast<std::size_t>(i);
+    const auto want = static_cast<std::size_t>(image * outputs + i);
+    CHECK_EQUAL(accumulators[got], c.accumulators[want]);
+    CHECK_EQUAL(y[got], c.y[want]);
+    CHECK_EQUAL(y_plus_residual[got], c.y_plus_residual[want]);
+  }
+}
+
+void check_shape(Random& random, const ConvArguments& arguments, const ConvShape& shape,
+                 const std::vector<Isa>& isas) {
+  const Case c = make_case(random, shape);
+  for (const Isa isa : isas) {
+    state().where = std::string(isa_name(isa)) + " " + bitexport_test::to_string(arguments);
+    const auto kernel = bitexport::cpu::make_binary_conv(shape, c.weight.data(), isa);
+    const auto plan = kernel->plan(shape);
+    for (std::int32_t image = 0; image < shape.batch; ++image) check_image(c, *plan, image);
+  }
+}
+
+// Two threads take every other unit.
+void check_threads(Random& random, const ConvShape& shape, Isa isa) {
+  const Case c = make_case(random, shape);
+  const auto kernel = bitexport::cpu::make_binary_conv(shape, c.weight.data(), isa);
+  const auto plan = kernel->plan(shape);
+  Workspace workspace(plan->workspace_bytes());
+  std::vector<float> y(c.y.size());
+  const auto in_two = [](std::int32_t units, auto work) {
+    std::thread odd([&] {
+      for (std::int32_t unit = 1; unit < units; unit += 2) work(unit);
+    });
+    for (std::int32_t unit = 0; unit < units; unit += 2) work(unit);
+    odd.join();
+  };
+  in_two(plan->pack_units(), [&](std::int32_t unit) {
+    plan->pack(unit, c.x.data(), c.threshold.data(), workspace.data());
+  });
+  in_two(plan->conv_units(), [&](std::int32_t unit) {
+    plan->convolve(unit, workspace.data(), {c.scale.data(), c.bias.data(), nullptr}, y.data());
+  });
+  for (std::size_t i = 0; i < y.size(); ++i) CHECK_EQUAL(y[i], c.y[i]);
+}
+
+ConvArguments square(std::int64_t in, std::int64_t out, std::int64_t size, std::int64_t kernel,
+                     std::int64_t stride, std::int64_t group = 1) {
+  const std::int64_t pad = kernel / 2;
+  return {{1, in, size, size},
+          {out, in / group, kernel, kernel},
+          {stride, stride},
+          {pad, pad, pad, pad},
+          {1, 1},
+          group};
+}
+
+}  // namespace
+
+int main() {
+  Random random(20261121);
+  std::vector<Isa> isas = {Isa::kPortable};
+  if (bitexport::cpu::best_isa() != Isa::kPortable) isas.push_back(bitexport::cpu::best_isa());
+  std::cout << "best kernel: " << isa_name(isas.back()) << "\n";
+
+  constexpr std::array<std::int64_t, 7> kChannels = {1, 3, 4, 5, 33, 64, 67};
+  bitexport_test::for_each_conv_case(kChannels,
+                                     [&](const ConvArguments& arguments, const ConvShape& shape) {
+                                       check_shape(random, arguments, shape, isas);
+                                     });
+  // Layers of real networks: many tiles, many blocks of taps, more than 32 pairs of channels, odd
+  // channel counts, depthwise, a linear layer.
+  const ConvArguments layers[] = {
+      square(64, 64, 20, 3, 1),  square(64, 128, 23, 3, 2),    square(512, 70, 7, 3, 1),
+      square(130, 5, 15, 5, 1),  square(32, 32, 13, 3, 1, 32), square(96, 67, 14, 1, 2),
+      square(9216, 65, 1, 1, 1), square(40, 24, 17, 3, 3, 4),  square(16, 130, 40, 1, 1),
+      square(8000, 2, 3, 3, 1),
+  };
+  for (const ConvArguments& arguments : layers) {
+    const bitexport::ConvShapeResult result = bitexport::make_conv_shape(arguments);
+    CHECK(result.ok());
+    check_shape(random, arguments, result.shape, isas);
+  }
+  state().where = "threads";
+  for (const Isa isa : isas) {
+    check_threads(random, bitexport::make_conv_shape(square(64, 64, 30, 3, 1)).shape, isa);
+  }
+  return bitexport_test::finish();
+}
