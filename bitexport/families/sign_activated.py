@@ -73,18 +73,31 @@ def refuse_real_activations(options: LoadOptions, title: str) -> None:
         )
 
 
-def unflattened(state: Mapping[str, Tensor], factory: Callable[[], nn.Module]) -> dict[str, Tensor]:
+def unflattened(
+    state: Mapping[str, Tensor], factory: Callable[[], nn.Module]
+) -> dict[str, Tensor]:
     """Flat weights, ``NAME.weights`` [N, 1], as ``NAME.weight`` of the shape they have in a twin.
 
     A number of values that does not fit is left for the check of shapes to refuse.
+
+    Raises:
+        UnsupportedModel: A layer has a flat weight and another one.
     """
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in factory().state_dict().items()}
-    result = {}
+    result: dict[str, Tensor] = {}
     for key, value in state.items():
         own = f"{key.removesuffix('.weights')}.weight" if key.endswith(".weights") else key
+        if own in result or (own != key and own in state):
+            raise UnsupportedModel(
+                f"layer {own.removesuffix('.weight')!r} has two weights",
+                got="`weight` and `weights`",
+                expected="one of them",
+                fix="Check the file.",
+            )
         shape = shapes.get(own)
-        fits = own != key and shape is not None and math.prod(shape) == value.numel()
+        flat = own != key and value.dim() == 2 and value.shape[1] == 1
+        fits = flat and shape is not None and math.prod(shape) == value.numel()
         result[own] = value.reshape(shape) if fits and shape is not None else value
     return result
 
@@ -94,7 +107,7 @@ def dense_reasons(module: nn.Module) -> dict[str, str]:
     reasons = {}
     for name, layer in module.named_modules():
         if isinstance(layer, SignInputConv2d):
-            reasons[name] = "its weights are real: the first of two training steps"
+            reasons[name] = "its weights are real, only its activations are binary"
         elif isinstance(layer, BinaryConv2d):
             continue
         elif isinstance(layer, nn.Linear):

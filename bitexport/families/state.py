@@ -69,7 +69,7 @@ def _check_fit(module: nn.Module, state: Mapping[str, Tensor], optional: tuple[s
         what, keys = ("lacks", missing) if missing else ("has unknown", unknown)
         raise UnsupportedModel(
             f"the checkpoint {what} tensors of this architecture",
-            got=f"{len(missing)} missing and {len(unknown)} unknown, such as {keys[0]!r}",
+            got=f"{len(missing)} missing and {len(unknown)} unknown, such as {keys[0][:80]!r}",
             expected=f"exactly the {len(own)} tensors of the architecture",
             fix="Check the file, or name the architecture with --arch.",
         )
