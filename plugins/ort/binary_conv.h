@@ -1,0 +1,52 @@
+// BinaryConv and BinaryConvAdd on the CPU: Y = S * conv(X >= Th ? +1 : -1, W) + B (+ R).
+//
+// A NaN in X is at or above no threshold: -1. -0 and +0 are equal, and infinities compare as
+// numbers do. A threshold of NaN makes every activation -1. Where T is float16, all is computed in
+// float32 and Y rounded once.
+
+#ifndef BITEXPORT_ORT_BINARY_CONV_H_
+#define BITEXPORT_ORT_BINARY_CONV_H_
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/conv_shape.h"
+#include "core/op_spec.h"
+#include "kernels/cpu/binary_conv.h"
+#include "ort/binding.h"
+#include "ort/conv_node.h"
+#include "ort/float_view.h"
+#include "ort/plan_cache.h"
+
+namespace bitexport {
+namespace ort {
+
+class BinaryConv {
+ public:
+  // W, Th, S and B must be constants; they are read here, once.
+  BinaryConv(const OpSpec& spec, const KernelInfo& info);
+
+  void compute(KernelContext& context) const;
+
+  static void infer_output_shape(const Api& api, OrtShapeInferContext* context) {
+    infer_conv_shape(api, context);
+  }
+
+ private:
+  // R, where the op has one; checked against Y's shape.
+  std::optional<FloatInput> residual(const KernelContext& context, const Shape& y) const;
+
+  ConvArguments attributes_;
+  bool adds_residual_;
+  std::unique_ptr<const cpu::BinaryConvKernel> kernel_;
+  std::vector<float> threshold_;  // [Ci]
+  std::vector<float> scale_;      // [Co]
+  std::vector<float> bias_;       // [Co]
+  mutable PlanCache<cpu::BinaryConvPlan> plans_;
+};
+
+}  // namespace ort
+}  // namespace bitexport
+
+#endif  // BITEXPORT_ORT_BINARY_CONV_H_

@@ -1,0 +1,89 @@
+// RegisterCustomOps, the one symbol that the library exports.
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/op_spec.h"
+#include "ort/binary_conv.h"
+#include "ort/binding.h"
+#include "ort/custom_op.h"
+#include "ort/ort_api.h"
+
+namespace bitexport {
+namespace ort {
+namespace {
+
+constexpr const OpSpec& spec_of(const char* op_type) { return kOps[op_index(op_type)]; }
+
+// The ops that have a kernel here. Nodes of the other ops of the table run their function bodies.
+// A kernel hides the body for every type, so each op comes for both that T can be.
+std::vector<OpDefinition> define_ops(const Api& api) {
+  std::vector<OpDefinition> ops;
+  for (const TensorType activations : {TensorType::kFloat, TensorType::kFloat16}) {
+    ops.push_back(define_op<BinaryConv>(api, spec_of("BinaryConv"), activations));
+    ops.push_back(define_op<BinaryConv>(api, spec_of("BinaryConvAdd"), activations));
+  }
+  return ops;
+}
+
+using DomainOwner = std::unique_ptr<OrtCustomOpDomain, void (*)(OrtCustomOpDomain*)>;
+
+// Our domain for one ONNX Runtime, shared by its sessions, which keep pointers into it.
+class Domain {
+ public:
+  explicit Domain(const Api& api)
+      : api_(api), ops_(define_ops(api)), domain_(create(api), api.ReleaseCustomOpDomain) {
+    for (const OpDefinition& op : ops_) check(api, api.CustomOpDomain_Add(domain_.get(), &op));
+  }
+
+  bool is_of(const Api& api) const { return &api == &api_; }
+  OrtCustomOpDomain* get() const { return domain_.get(); }
+
+ private:
+  static OrtCustomOpDomain* create(const Api& api) {
+    OrtCustomOpDomain* domain = nullptr;
+    check(api, api.CreateCustomOpDomain(kDomain, &domain));
+    return domain;
+  }
+
+  const Api& api_;
+  std::vector<OpDefinition> ops_;
+  DomainOwner domain_;
+};
+
+// A process may hold more than one ONNX Runtime, each with an API table of its own.
+OrtCustomOpDomain* domain_for(const Api& api) {
+  static std::mutex mutex;
+  static std::vector<std::unique_ptr<Domain>> domains;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const auto& domain : domains) {
+    if (domain->is_of(api)) return domain->get();
+  }
+  domains.push_back(std::make_unique<Domain>(api));
+  return domains.back()->get();
+}
+
+OrtStatus* register_ops(OrtSessionOptions* options, const ApiBase& base) {
+  const Api* api = base.GetApi(kApiVersion);
+  if (api == nullptr) {
+    // Every version can make a status.
+    return status_of(*base.GetApi(1), "bitexport", [&] {
+      throw Failure("expected ONNX Runtime 1." + std::to_string(kApiVersion) + " or newer, got " +
+                        base.GetVersionString(),
+                    ErrorCode::kFail);
+    });
+  }
+  return status_of(*api, "bitexport",
+                   [&] { check(*api, api->AddCustomOpDomain(options, domain_for(*api))); });
+}
+
+}  // namespace
+}  // namespace ort
+}  // namespace bitexport
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
+    OrtSessionOptions* options, const bitexport::ort::ApiBase* base) {
+  return bitexport::ort::register_ops(options, *base);
+}

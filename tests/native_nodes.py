@@ -1,0 +1,56 @@
+"""Nodes of the ops that the op library has kernels for, and inputs for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import plugins_build
+from single_node import expected, model_of, with_residual
+
+from bitexport.ops.nodes import NodeData, node_data
+from bitexport.spec import BinaryConvSpec, ConvGeometry
+
+SEED = 11
+WITHOUT_TESTS = "-DBUILD_TESTING=OFF"
+
+
+def library() -> Path:
+    """The op library of these sources; the installed one may be older."""
+    return plugins_build.build("ort", WITHOUT_TESTS) / "libbitexport_ort.so"
+
+
+def binary_node(
+    op: str, channels: int, out_channels: int, kernel: tuple[int, int], geometry: ConvGeometry
+) -> NodeData:
+    rng = np.random.default_rng(SEED)
+    signs = rng.choice(
+        np.array([-1, 1], np.int8), (out_channels, channels // geometry.group, *kernel)
+    )
+    scale, bias = rng.normal(size=(2, out_channels)).astype(np.float32)
+    threshold = rng.normal(size=channels).astype(np.float32)
+    node = node_data(BinaryConvSpec(signs, scale, bias, geometry, threshold))
+    return with_residual(node) if op == "BinaryConvAdd" else node
+
+
+def unscaled(node: NodeData) -> NodeData:
+    """S = 1 and B = 0: Y is the accumulator."""
+    ones = np.ones_like(node.tensors["S"])
+    return replace(node, tensors={**node.tensors, "S": ones, "B": 0 * ones})
+
+
+def feed_of(node: NodeData, shape: tuple[int, ...], seed: int = SEED) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=shape).astype(np.float32)
+    # Some activations lie exactly on the threshold.
+    x = np.where(rng.random(shape) < 0.1, node.tensors["Th"], x).astype(np.float32)
+    feed = {"X": x}
+    if node.op.name == "BinaryConvAdd":
+        size = expected(node, x).shape
+        feed["R"] = rng.integers(-50, 50, size).astype(np.float32)
+    return feed
+
+
+def serialized(node: NodeData) -> bytes:
+    return model_of(node, 4).SerializeToString()
