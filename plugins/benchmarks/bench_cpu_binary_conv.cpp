@@ -64,7 +64,10 @@ struct Bench {
 }  // namespace
 
 int main() {
-  std::printf("%-12s %12s %12s %12s\n", "layer", "portable", isa_name(best_isa()), "of it pack");
+  const std::vector<Isa> isas = usable_isas();
+  std::printf("%-12s", "GMAC/s");
+  for (const Isa isa : isas) std::printf(" %10s", isa_name(isa));
+  std::printf(" %12s\n", "of it pack");
   for (const Layer& layer : kLayers) {
     const ConvArguments arguments = {{1, layer.in_channels, layer.size, layer.size},
                                      {layer.out_channels, layer.in_channels, 3, 3},
@@ -77,7 +80,8 @@ int main() {
     for (auto& value : x) value = static_cast<float>(std::rand() % 100 - 50);
     const std::vector<float> channels(512, 0.5f);
     std::vector<float> y(static_cast<std::size_t>(shape.output_elements()));
-    Bench benches[] = {{shape, weight, Isa::kPortable}, {shape, weight, best_isa()}};
+    std::vector<Bench> benches;
+    for (const Isa isa : isas) benches.emplace_back(shape, weight, isa);
     void* workspace = std::aligned_alloc(kWorkspaceAlignment, 64 << 20);
     for (int i = 0; i < kRepetitions; ++i) {
       for (Bench& bench : benches) bench.run(x, channels, workspace, y.data());
@@ -85,9 +89,9 @@ int main() {
     std::free(workspace);
     const double macs =
         static_cast<double>(shape.output_elements()) * static_cast<double>(layer.in_channels) * 9;
-    std::printf("%-12s %7.1f GM/s %7.1f GM/s %9.1f us\n", layer.name,
-                macs / benches[0].seconds * 1e-9, macs / benches[1].seconds * 1e-9,
-                benches[1].pack_seconds * 1e6);
+    std::printf("%-12s", layer.name);
+    for (const Bench& bench : benches) std::printf(" %10.1f", macs / bench.seconds * 1e-9);
+    std::printf(" %9.1f us\n", benches.back().pack_seconds * 1e6);
   }
   return 0;
 }

@@ -180,9 +180,8 @@ ConvArguments square(std::int64_t in, std::int64_t out, std::int64_t size, std::
 
 int main() {
   Random random(20261121);
-  std::vector<Isa> isas = {Isa::kPortable};
-  if (bitexport::cpu::best_isa() != Isa::kPortable) isas.push_back(bitexport::cpu::best_isa());
-  std::cout << "best kernel: " << isa_name(isas.back()) << "\n";
+  const std::vector<Isa> isas = bitexport::cpu::usable_isas();
+  for (const Isa isa : isas) std::cout << "kernel: " << isa_name(isa) << "\n";
 
   constexpr std::array<std::int64_t, 7> kChannels = {1, 3, 4, 5, 33, 64, 67};
   bitexport_test::for_each_conv_case(kChannels,

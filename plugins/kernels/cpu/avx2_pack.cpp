@@ -4,6 +4,10 @@
 
 #include <cstring>
 
+// Only what follows is compiled for AVX2; see avx2.cpp.
+#pragma GCC push_options
+#pragma GCC target("avx2")
+
 namespace bitexport {
 namespace cpu {
 namespace avx2 {
@@ -45,6 +49,30 @@ void encode(const float* x, std::int64_t pixels, std::int32_t channels, const fl
   }
 }
 
+// Sorts a row's codes by the phase of their columns.
+void scatter(const std::uint8_t* codes, std::int32_t width, std::int32_t stride,
+             std::int32_t pad_begin, const NibbleLayout& layout, std::uint8_t* row) {
+  const auto target = [&](std::int32_t column) {
+    return row + layout.column_offset(std::int64_t{column} + pad_begin, stride);
+  };
+  std::int32_t done = 0;
+  if (stride == 2) {
+    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    for (; done + 16 <= width; done += 16) {
+      const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + done));
+      const __m128i sorted = _mm_shuffle_epi8(some, even_odd);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(target(done)), sorted);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(target(done + 1)),
+                       _mm_unpackhi_epi64(sorted, sorted));
+    }
+  }
+  // Column by column of one phase, so that the writes are neighbours.
+  for (std::int32_t first = done; first < done + stride && first < width; ++first) {
+    std::uint8_t* out = target(first);
+    for (std::int32_t column = first; column < width; column += stride) *out++ = codes[column];
+  }
+}
+
 }  // namespace
 
 void pack_plane(const ConvShape& shape, const NibbleLayout& layout, const float* x,
@@ -62,15 +90,12 @@ void pack_plane(const ConvShape& shape, const NibbleLayout& layout, const float*
       std::memcpy(out + shape.horizontal.pad_begin, in, static_cast<std::size_t>(width));
       continue;
     }
-    // Column by column of one phase, so that the writes are neighbours.
-    for (std::int32_t first = 0; first < stride && first < width; ++first) {
-      std::uint8_t* target =
-          out + layout.column_offset(std::int64_t{first} + shape.horizontal.pad_begin, stride);
-      for (std::int32_t column = first; column < width; column += stride) *target++ = in[column];
-    }
+    scatter(in, width, stride, shape.horizontal.pad_begin, layout, out);
   }
 }
 
 }  // namespace avx2
 }  // namespace cpu
 }  // namespace bitexport
+
+#pragma GCC pop_options

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "core/conv_shape.h"
 
@@ -65,14 +66,17 @@ class BinaryConvKernel {
 
 inline constexpr std::size_t kWorkspaceAlignment = 64;
 
-enum class Isa { kPortable, kAvx2 };
+enum class Isa { kPortable, kAvx2, kAvx512 };
 
-// The best instructions that this CPU and this build have.
-Isa best_isa();
+// Every kernel that this CPU and this build can run, the best one last.
+std::vector<Isa> usable_isas();
+
+inline Isa best_isa() { return usable_isas().back(); }
 const char* isa_name(Isa isa);
 
 // A kernel for the weights [Co, kh, kw, words_per_tap]; batch and size of `shape` do not matter.
-// Shapes that the instructions' kernel does not take get the portable one.
+// Shapes that the instructions' kernel does not take (accumulators past 16 bits) get the portable
+// one.
 std::unique_ptr<const BinaryConvKernel> make_binary_conv(const ConvShape& shape,
                                                          const std::uint32_t* weight, Isa isa);
 

@@ -15,11 +15,11 @@ namespace cpu {
 std::unique_ptr<const BinaryConvKernel> make_portable(const ConvShape& shape,
                                                       const std::uint32_t* weight);
 
-#if defined(BITEXPORT_HAVE_AVX2)
-// Null where the accumulators of the shape do not fit 16 bits.
+// The accumulators of the shape must fit 16 bits.
 std::unique_ptr<const BinaryConvKernel> make_avx2(const ConvShape& shape,
                                                   const std::uint32_t* weight);
-#endif
+std::unique_ptr<const BinaryConvKernel> make_avx512(const ConvShape& shape,
+                                                    const std::uint32_t* weight);
 
 }  // namespace cpu
 }  // namespace bitexport

@@ -1,0 +1,68 @@
+// The inner loop of the look-up kernels: mismatching bits of two output channels.
+//
+// A byte shuffle looks the codes of a whole vector of pixels up in one table (lookup_tables.h) at
+// once. Three look-ups add up to at most 12 in either half of a byte. A padding code has its top
+// bit set, for which the shuffle gives 0: a padded tap adds no mismatch, without a branch.
+//
+// The two halves are taken apart without masks in the loop. Of each pair of neighbouring bytes,
+// e + 256 * o with e = e0 + 16 * e1 and o = o0 + 16 * o1 (0 and 1 being the output channels), it
+// adds up the bytes themselves and the pair shifted right by four bits, e1 + 16 * o0 + 256 * o1.
+// Every sum is below 256, so that Vector::add_counts gets the four back modulo 256.
+//
+// To be included once, between the pragmas of a file per instruction set, after the headers of the
+// standard library; Vector is a type of that file alone.
+
+#include "kernels/cpu/lookup_tables.h"
+#include "kernels/cpu/lookup_weights.h"
+
+namespace bitexport {
+namespace cpu {
+namespace {
+
+// Groups whose counts, at most 12 each, fit 8 bits.
+constexpr std::int32_t kGroupsPerFlush = 21;
+
+// Adds the mismatches of `groups` groups of codes to the counters of two output channels.
+//
+// codes [groups * kLookupGroup, kVectors * Vector::kPixels]; weights [groups * kLookupGroup] bytes;
+// counters [2, kVectors * Vector::kPixels], aligned to a vector, those of a vector of pixels in the
+// order that Vector::interleave mends.
+template <typename Vector, int kVectors>
+inline void count_mismatches(const std::uint8_t* codes, const std::uint8_t* weights,
+                             std::int32_t groups, std::uint16_t* counters) {
+  constexpr std::int32_t kRow = kVectors * Vector::kPixels;
+  const LookupTable* const table = lookup_tables();
+  while (groups > 0) {
+    const std::int32_t batch = groups < kGroupsPerFlush ? groups : kGroupsPerFlush;
+    typename Vector::Bytes sums[kVectors];
+    typename Vector::Bytes shifted[kVectors];
+    for (int v = 0; v < kVectors; ++v) sums[v] = shifted[v] = Vector::zero();
+    for (std::int32_t g = 0; g < batch; ++g) {
+      const auto look_up = [&](int i) { return Vector::repeat(table[weights[i]].count); };
+      const auto t0 = look_up(0);
+      const auto t1 = look_up(1);
+      const auto t2 = look_up(2);
+      for (int v = 0; v < kVectors; ++v) {
+        const auto code = [&](int i) {
+          return Vector::load(codes + i * kRow + v * Vector::kPixels);
+        };
+        const auto sum =
+            Vector::add(Vector::add(Vector::look_up(t0, code(0)), Vector::look_up(t1, code(1))),
+                        Vector::look_up(t2, code(2)));
+        sums[v] = Vector::add(sums[v], sum);
+        shifted[v] = Vector::add(shifted[v], Vector::shift_pairs(sum));
+      }
+      codes += kLookupGroup * kRow;
+      weights += kLookupGroup;
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      Vector::add_counts(sums[v], shifted[v], counters + v * Vector::kPixels,
+                         counters + kRow + v * Vector::kPixels);
+    }
+    groups -= batch;
+  }
+}
+
+}  // namespace
+}  // namespace cpu
+}  // namespace bitexport

@@ -1,0 +1,252 @@
+// The look-up kernels: output pixels beside each other, four channels a look-up, two output
+// channels at once (lookup_inner.h), on planes of codes (nibble_layout.h).
+//
+// A unit takes a tile of output pixels and some pairs of output channels of one group. Per block of
+// taps it copies the tile's codes together, which stay in the first cache while all pairs run over
+// them:
+//
+//     codes [taps of the block, tile]  x  weights [pairs, taps]  ->  counters [pairs, 2, tile]
+//
+// and then accumulator = C * n_valid - 2 * counter: padded taps counted no mismatch, hence n_valid
+// of the pixel is all that the border asks for.
+//
+// To be included once, between the pragmas of a file per instruction set, after lookup_inner.h.
+
+namespace bitexport {
+namespace cpu {
+namespace {
+
+constexpr std::int32_t kMostVectors = 4;        // of pixels, in a tile
+constexpr std::int32_t kBlockBytes = 24 << 10;  // of codes; the first cache has 32 KB at least
+constexpr std::int32_t kCounters = 32 << 10;    // of a unit
+
+// A run of output pixels of one row within a tile.
+struct Run {
+  std::int32_t first;  // pixel of the tile
+  std::int32_t length;
+  std::int64_t source;  // of its first code under the kernel's first tap, from a plane's begin
+};
+
+template <typename Vector>
+class LookupPlan final : public BinaryConvPlan {
+ public:
+  LookupPlan(const ConvShape& shape, std::shared_ptr<const LookupWeights> weights)
+      : shape_(shape),
+        layout_(shape),
+        weights_(std::move(weights)),
+        pixels_(shape.vertical.out_size() * shape.horizontal.out_size()),
+        vectors_(std::min(kMostVectors, divided_up(pixels_, Vector::kPixels))),
+        tiles_(divided_up(pixels_, vectors_ * Vector::kPixels)),
+        pairs_(kCounters / (2 * vectors_ * Vector::kPixels)),
+        chunks_(divided_up(weights_->pairs, pairs_)) {
+    for (std::int32_t pixel = 0; pixel < pixels_; ++pixel) {
+      const std::int32_t width = shape.horizontal.out_size();
+      valid_.push_back(static_cast<float>(shape.in_channels_per_group() *
+                                          shape.valid_taps(pixel / width, pixel % width)));
+    }
+    valid_.resize(static_cast<std::size_t>(tiles_ * vectors_ * Vector::kPixels));
+    for (std::int32_t tile = 0; tile < tiles_; ++tile) runs_.push_back(runs_of(tile));
+  }
+
+  std::size_t workspace_bytes() const override {
+    return static_cast<std::size_t>(planes() * (layout_.plane_bytes + codes_bytes()));
+  }
+  std::int32_t pack_units() const override { return planes(); }
+  std::int32_t conv_units() const override { return shape_.group * chunks_ * tiles_; }
+
+  void pack(std::int32_t plane, const float* x, const float* threshold,
+            void* workspace) const override {
+    const std::int32_t group = plane / layout_.planes_per_group;
+    const std::int32_t first = plane % layout_.planes_per_group * kChannelsPerCode;
+    const std::int32_t channel = group * shape_.in_channels_per_group() + first;
+    const std::int32_t channels =
+        std::min(kChannelsPerCode, shape_.in_channels_per_group() - first);
+    const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
+    auto* planes_begin = static_cast<std::uint8_t*>(workspace);
+    std::uint8_t* codes = planes_begin + planes() * layout_.plane_bytes + plane * codes_bytes();
+    avx2::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, codes,
+                     planes_begin + plane * layout_.plane_bytes);
+  }
+
+  void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
+                float* y) const override {
+    run_unit(
+        unit, workspace,
+        [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
+            const std::uint16_t* counters) { store(co, pixel, count, counters, epilogue, y); });
+  }
+
+  void accumulate(std::int32_t unit, const void* workspace,
+                  std::int32_t* accumulators) const override {
+    run_unit(unit, workspace,
+             [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
+                 const std::uint16_t* counters) {
+               for (std::int32_t i = 0; i < count; ++i) {
+                 const auto valid =
+                     static_cast<std::int32_t>(valid_[static_cast<std::size_t>(pixel + i)]);
+                 accumulators[std::int64_t{co} * pixels_ + pixel + i] = valid - 2 * counters[i];
+               }
+             });
+  }
+
+ private:
+  std::int32_t planes() const { return shape_.group * layout_.planes_per_group; }
+  std::int64_t codes_bytes() const {
+    const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
+    return (image + kPlaneSlack + 63) / 64 * 64;
+  }
+
+  std::vector<Run> runs_of(std::int32_t tile) const {
+    const std::int32_t width = shape_.horizontal.out_size();
+    const std::int32_t begin = tile * vectors_ * Vector::kPixels;
+    const std::int32_t end = std::min(pixels_, begin + vectors_ * Vector::kPixels);
+    std::vector<Run> runs;
+    for (std::int32_t pixel = begin; pixel < end;) {
+      const std::int32_t column = pixel % width;
+      const std::int32_t length = std::min(width - column, end - pixel);
+      const std::int64_t row = std::int64_t{pixel / width} * shape_.vertical.stride;
+      runs.push_back({pixel - begin, length, row * layout_.row_bytes + column});
+      pixel += length;
+    }
+    return runs;
+  }
+
+  // Calls store(co, first pixel, pixels, counters) for every output channel of a unit.
+  template <typename Store>
+  void run_unit(std::int32_t unit, const void* workspace, Store store) const {
+    const std::int32_t first = unit % tiles_ * vectors_ * Vector::kPixels;
+    // The last tile may be narrower.
+    switch (std::min(vectors_, divided_up(pixels_ - first, Vector::kPixels))) {
+      case 1:
+        return run_vectors<1>(unit, workspace, store);
+      case 2:
+        return run_vectors<2>(unit, workspace, store);
+      case 3:
+        return run_vectors<3>(unit, workspace, store);
+      default:
+        return run_vectors<kMostVectors>(unit, workspace, store);
+    }
+  }
+
+  template <int kVectors, typename Store>
+  void run_vectors(std::int32_t unit, const void* workspace, Store store) const {
+    constexpr std::int32_t kPixels = kVectors * Vector::kPixels;
+    constexpr std::int32_t kBlockRows =
+        kBlockBytes / kPixels / (kLookupGroup * kGroupsPerFlush) * (kLookupGroup * kGroupsPerFlush);
+    static_assert(kBlockRows > 0);
+    const std::int32_t tile = unit % tiles_;
+    const std::int32_t chunk = unit / tiles_ % chunks_;
+    const std::int32_t group = unit / tiles_ / chunks_;
+    const std::int32_t first_pair = chunk * pairs_;
+    const std::int32_t pairs = std::min(pairs_, weights_->pairs - first_pair);
+    // A copy's slack: the last run of a row may be copied past its end.
+    alignas(64) std::uint8_t codes[kBlockRows * kPixels + Vector::kPixels];
+    alignas(64) std::uint16_t counters[kCounters];
+    std::memset(counters, 0, sizeof(counters[0]) * static_cast<std::size_t>(pairs) * 2 * kPixels);
+    for (std::int32_t first = 0; first < weights_->taps; first += kBlockRows) {
+      const std::int32_t rows = std::min(kBlockRows, weights_->taps - first);
+      gather<kVectors>(group, tile, first, rows, static_cast<const std::uint8_t*>(workspace),
+                       codes);
+      for (std::int32_t pair = 0; pair < pairs; ++pair) {
+        count_mismatches<Vector, kVectors>(codes, weights_->row(group, first_pair + pair) + first,
+                                           rows / kLookupGroup, counters + pair * 2 * kPixels);
+      }
+    }
+    for (std::int32_t i = 0; i < pairs * 2 * kVectors; ++i) {
+      Vector::interleave(counters + i * Vector::kPixels);
+    }
+    const std::int32_t pixel = tile * vectors_ * Vector::kPixels;
+    const std::int32_t count = std::min(kPixels, pixels_ - pixel);
+    const std::int32_t channels = shape_.out_channels_per_group();
+    for (std::int32_t i = 2 * first_pair; i < std::min(channels, 2 * (first_pair + pairs)); ++i) {
+      const std::int32_t co = group * channels + i;
+      store(co, pixel, count, counters + (i - 2 * first_pair) * kPixels);
+    }
+  }
+
+  // Copies the codes of a tile under the taps first .. first + rows - 1 together.
+  template <int kVectors>
+  void gather(std::int32_t group, std::int32_t tile, std::int32_t first, std::int32_t rows,
+              const std::uint8_t* workspace, std::uint8_t* codes) const {
+    constexpr std::int32_t kPixels = kVectors * Vector::kPixels;
+    const std::int32_t taps = shape_.taps();
+    const std::int32_t used = layout_.planes_per_group * taps;
+    const std::vector<Run>& runs = runs_[static_cast<std::size_t>(tile)];
+    for (std::int32_t i = 0; i < rows; ++i, codes += kPixels) {
+      const std::int32_t tap = first + i;
+      if (tap >= used) {
+        // Fills the last group of look-ups up, and counts nothing.
+        std::memset(codes, kPaddingCode, kPixels);
+        continue;
+      }
+      const std::int64_t plane = std::int64_t{group} * layout_.planes_per_group + tap / taps;
+      const std::int32_t kh = tap % taps / shape_.horizontal.kernel;
+      const std::int32_t kw = tap % taps % shape_.horizontal.kernel;
+      const std::uint8_t* source =
+          workspace + plane * layout_.plane_bytes +
+          std::int64_t{kh} * shape_.vertical.dilation * layout_.row_bytes +
+          layout_.column_offset(std::int64_t{kw} * shape_.horizontal.dilation,
+                                shape_.horizontal.stride);
+      for (const Run& run : runs) {
+        for (std::int32_t done = 0; done < run.length; done += Vector::kPixels) {
+          Vector::copy(source + run.source + done, codes + run.first + done);
+        }
+      }
+    }
+  }
+
+  void store(std::int32_t co, std::int32_t pixel, std::int32_t count, const std::uint16_t* counters,
+             const Epilogue& epilogue, float* y) const {
+    const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
+    const float* valid = valid_.data() + pixel;
+    const float* residual = epilogue.residual == nullptr ? nullptr : epilogue.residual + start;
+    const float scale = epilogue.scale[co];
+    const float bias = epilogue.bias[co];
+    float* out = y + start;
+    std::int32_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+      const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(counters + i));
+      const __m256 mismatches = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(narrow));
+      const __m256 accumulator =
+          _mm256_sub_ps(_mm256_loadu_ps(valid + i), _mm256_add_ps(mismatches, mismatches));
+      __m256 value = _mm256_mul_ps(_mm256_set1_ps(scale), accumulator);
+      value = _mm256_add_ps(value, _mm256_set1_ps(bias));
+      if (residual != nullptr) value = _mm256_add_ps(value, _mm256_loadu_ps(residual + i));
+      _mm256_storeu_ps(out + i, value);
+    }
+    for (; i < count; ++i) {
+      float value = scale * (valid[i] - 2.0f * static_cast<float>(counters[i]));
+      value = value + bias;
+      out[i] = residual == nullptr ? value : value + residual[i];
+    }
+  }
+
+  ConvShape shape_;
+  NibbleLayout layout_;
+  std::shared_ptr<const LookupWeights> weights_;
+  std::int32_t pixels_;   // Ho * Wo
+  std::int32_t vectors_;  // of 32 pixels in a tile
+  std::int32_t tiles_;
+  std::int32_t pairs_;                  // of output channels in a unit, at most
+  std::int32_t chunks_;                 // of pairs of output channels
+  std::vector<float> valid_;            // C * n_valid of every output pixel
+  std::vector<std::vector<Run>> runs_;  // of every tile
+};
+
+template <typename Vector>
+class LookupKernel final : public BinaryConvKernel {
+ public:
+  LookupKernel(const ConvShape& shape, const std::uint32_t* weight)
+      : weights_(std::make_shared<const LookupWeights>(shape, weight)) {}
+
+  std::unique_ptr<const BinaryConvPlan> plan(const ConvShape& shape) const override {
+    return std::make_unique<LookupPlan<Vector>>(shape, weights_);
+  }
+
+ private:
+  std::shared_ptr<const LookupWeights> weights_;
+};
+
+}  // namespace
+}  // namespace cpu
+}  // namespace bitexport
