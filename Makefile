@@ -26,8 +26,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 	find plugins -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
 
-# Installed again only when pyproject.toml changed.
-$(READY): pyproject.toml
+# Installed again only when pyproject.toml or the native code changed.
+$(READY): pyproject.toml $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]" --group dev
