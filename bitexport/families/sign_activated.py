@@ -73,9 +73,7 @@ def refuse_real_activations(options: LoadOptions, title: str) -> None:
         )
 
 
-def unflattened(
-    state: Mapping[str, Tensor], factory: Callable[[], nn.Module]
-) -> dict[str, Tensor]:
+def unflattened(state: Mapping[str, Tensor], factory: Callable[[], nn.Module]) -> dict[str, Tensor]:
     """Flat weights, ``NAME.weights`` [N, 1], as ``NAME.weight`` of the shape they have in a twin.
 
     A number of values that does not fit is left for the check of shapes to refuse.
