@@ -18,7 +18,9 @@ namespace {
 
 constexpr std::int32_t kMostVectors = 4;        // of pixels, in a tile
 constexpr std::int32_t kBlockBytes = 24 << 10;  // of codes; the first cache has 32 KB at least
-constexpr std::int32_t kCounters = 32 << 10;    // of a unit
+// A small image is divided by its output channels, so that some threads have work.
+constexpr std::int32_t kFewestUnits = 4;
+constexpr std::int32_t kCounters = 32 << 10;  // of a unit
 
 // A run of output pixels of one row within a tile.
 struct Run {
@@ -37,7 +39,8 @@ class LookupPlan final : public BinaryConvPlan {
         pixels_(shape.vertical.out_size() * shape.horizontal.out_size()),
         vectors_(std::min(kMostVectors, divided_up(pixels_, Vector::kPixels))),
         tiles_(divided_up(pixels_, vectors_ * Vector::kPixels)),
-        pairs_(kCounters / (2 * vectors_ * Vector::kPixels)),
+        pairs_(std::min(kCounters / (2 * vectors_ * Vector::kPixels),
+                        divided_up(weights_->pairs * tiles_, kFewestUnits))),
         chunks_(divided_up(weights_->pairs, pairs_)) {
     for (std::int32_t pixel = 0; pixel < pixels_; ++pixel) {
       const std::int32_t width = shape.horizontal.out_size();
