@@ -203,7 +203,9 @@ int main() {
   }
   state().where = "threads";
   for (const Isa isa : isas) {
+    // Many tiles, and a single one.
     check_threads(random, bitexport::make_conv_shape(square(64, 64, 30, 3, 1)).shape, isa);
+    check_threads(random, bitexport::make_conv_shape(square(256, 96, 7, 3, 1)).shape, isa);
   }
   return bitexport_test::finish();
 }

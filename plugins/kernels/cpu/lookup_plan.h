@@ -39,6 +39,7 @@ class LookupPlan final : public BinaryConvPlan {
         pixels_(shape.vertical.out_size() * shape.horizontal.out_size()),
         vectors_(std::min(kMostVectors, divided_up(pixels_, Vector::kPixels))),
         tiles_(divided_up(pixels_, vectors_ * Vector::kPixels)),
+        gathered_(tiles_ == 1),
         pairs_(std::min(kCounters / (2 * vectors_ * Vector::kPixels),
                         divided_up(weights_->pairs * tiles_, kFewestUnits))),
         chunks_(divided_up(weights_->pairs, pairs_)) {
@@ -52,7 +53,8 @@ class LookupPlan final : public BinaryConvPlan {
   }
 
   std::size_t workspace_bytes() const override {
-    return static_cast<std::size_t>(planes() * (layout_.plane_bytes + codes_bytes()));
+    return static_cast<std::size_t>(gathered_offset() +
+                                    (gathered_ ? shape_.group * gathered_bytes() : 0));
   }
   std::int32_t pack_units() const override { return planes(); }
   std::int32_t conv_units() const override { return shape_.group * chunks_ * tiles_; }
@@ -69,6 +71,7 @@ class LookupPlan final : public BinaryConvPlan {
     std::uint8_t* codes = planes_begin + planes() * layout_.plane_bytes + plane * codes_bytes();
     avx2::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, codes,
                      planes_begin + plane * layout_.plane_bytes);
+    if (gathered_) gather_plane(plane, planes_begin);
   }
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
@@ -93,6 +96,12 @@ class LookupPlan final : public BinaryConvPlan {
   }
 
  private:
+  // The codes of an image of one tile, gathered per group while it is packed: [taps, tile].
+  std::int64_t gathered_offset() const { return planes() * (layout_.plane_bytes + codes_bytes()); }
+  std::int64_t gathered_bytes() const {
+    return std::int64_t{weights_->taps} * vectors_ * Vector::kPixels;
+  }
+
   std::int32_t planes() const { return shape_.group * layout_.planes_per_group; }
   std::int64_t codes_bytes() const {
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
@@ -148,10 +157,15 @@ class LookupPlan final : public BinaryConvPlan {
     std::memset(counters, 0, sizeof(counters[0]) * static_cast<std::size_t>(pairs) * 2 * kPixels);
     for (std::int32_t first = 0; first < weights_->taps; first += kBlockRows) {
       const std::int32_t rows = std::min(kBlockRows, weights_->taps - first);
-      gather<kVectors>(group, tile, first, rows, static_cast<const std::uint8_t*>(workspace),
-                       codes);
+      const auto* packed = static_cast<const std::uint8_t*>(workspace);
+      const std::uint8_t* block = codes;
+      if (gathered_) {
+        block = packed + gathered_offset() + group * gathered_bytes() + first * kPixels;
+      } else {
+        gather<kVectors>(group, tile, first, rows, packed, codes);
+      }
       for (std::int32_t pair = 0; pair < pairs; ++pair) {
-        count_mismatches<Vector, kVectors>(codes, weights_->row(group, first_pair + pair) + first,
+        count_mismatches<Vector, kVectors>(block, weights_->row(group, first_pair + pair) + first,
                                            rows / kLookupGroup, counters + pair * 2 * kPixels);
       }
     }
@@ -183,17 +197,43 @@ class LookupPlan final : public BinaryConvPlan {
         continue;
       }
       const std::int64_t plane = std::int64_t{group} * layout_.planes_per_group + tap / taps;
-      const std::int32_t kh = tap % taps / shape_.horizontal.kernel;
-      const std::int32_t kw = tap % taps % shape_.horizontal.kernel;
-      const std::uint8_t* source =
-          workspace + plane * layout_.plane_bytes +
-          std::int64_t{kh} * shape_.vertical.dilation * layout_.row_bytes +
-          layout_.column_offset(std::int64_t{kw} * shape_.horizontal.dilation,
-                                shape_.horizontal.stride);
-      for (const Run& run : runs) {
-        for (std::int32_t done = 0; done < run.length; done += Vector::kPixels) {
-          Vector::copy(source + run.source + done, codes + run.first + done);
-        }
+      gather_tap(workspace + plane * layout_.plane_bytes, tap % taps, runs, codes);
+    }
+  }
+
+  // The same for the one tile of an image, for the taps of one plane. Other planes are gathered
+  // into the neighbouring memory at the same time: nothing is written past the end.
+  void gather_plane(std::int32_t plane, std::uint8_t* workspace) const {
+    const std::int32_t pitch = vectors_ * Vector::kPixels;
+    const std::int32_t taps = shape_.taps();
+    const std::int32_t group = plane / layout_.planes_per_group;
+    const std::int32_t first = plane % layout_.planes_per_group * taps;
+    std::uint8_t* codes = workspace + gathered_offset() + group * gathered_bytes();
+    for (std::int32_t tap = 0; tap < taps; ++tap) {
+      alignas(64) std::uint8_t row[(kMostVectors + 1) * Vector::kPixels];
+      gather_tap(workspace + plane * layout_.plane_bytes, tap, runs_[0], row);
+      std::memcpy(codes + std::int64_t{first + tap} * pitch, row, static_cast<std::size_t>(pitch));
+    }
+    const std::int32_t used = layout_.planes_per_group * taps;
+    if (first + taps == used) {
+      // Fills the last group of look-ups up, and counts nothing.
+      std::memset(codes + std::int64_t{used} * pitch, kPaddingCode,
+                  static_cast<std::size_t>((weights_->taps - used) * pitch));
+    }
+  }
+
+  // Copies a tile's codes under one tap of a plane together; writes up to a vector past them.
+  void gather_tap(const std::uint8_t* plane, std::int32_t tap, const std::vector<Run>& runs,
+                  std::uint8_t* codes) const {
+    const std::int32_t kh = tap / shape_.horizontal.kernel;
+    const std::int32_t kw = tap % shape_.horizontal.kernel;
+    const std::uint8_t* source =
+        plane + std::int64_t{kh} * shape_.vertical.dilation * layout_.row_bytes +
+        layout_.column_offset(std::int64_t{kw} * shape_.horizontal.dilation,
+                              shape_.horizontal.stride);
+    for (const Run& run : runs) {
+      for (std::int32_t done = 0; done < run.length; done += Vector::kPixels) {
+        Vector::copy(source + run.source + done, codes + run.first + done);
       }
     }
   }
@@ -228,8 +268,9 @@ class LookupPlan final : public BinaryConvPlan {
   NibbleLayout layout_;
   std::shared_ptr<const LookupWeights> weights_;
   std::int32_t pixels_;   // Ho * Wo
-  std::int32_t vectors_;  // of 32 pixels in a tile
+  std::int32_t vectors_;  // of pixels in a tile
   std::int32_t tiles_;
+  bool gathered_;                       // while packing, as there is one tile
   std::int32_t pairs_;                  // of output channels in a unit, at most
   std::int32_t chunks_;                 // of pairs of output channels
   std::vector<float> valid_;            // C * n_valid of every output pixel
