@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <iostream>
 #include <limits>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -165,6 +166,23 @@ void check_threads(Random& random, const ConvShape& shape, Isa isa) {
   for (std::size_t i = 0; i < y.size(); ++i) CHECK_EQUAL(y[i], c.y[i]);
 }
 
+// A pixel with far pads: an output channel of more pixels than 32 bits count. No kernel may crash;
+// the portable one counts rows alone.
+void check_too_many_pixels(Isa isa) {
+  const auto result =
+      bitexport::make_conv_shape({{1, 1, 1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0, 46341, 46341}});
+  CHECK(result.ok());
+  const std::uint32_t weight = 1;
+  const auto kernel = bitexport::cpu::make_binary_conv(result.shape, &weight, isa);
+  bool refused = false;
+  try {
+    kernel->plan(result.shape);
+  } catch (const std::length_error&) {
+    refused = true;
+  }
+  CHECK_EQUAL(refused, isa != Isa::kPortable);
+}
+
 ConvArguments square(std::int64_t in, std::int64_t out, std::int64_t size, std::int64_t kernel,
                      std::int64_t stride, std::int64_t group = 1) {
   const std::int64_t pad = kernel / 2;
@@ -207,5 +225,7 @@ int main() {
     check_threads(random, bitexport::make_conv_shape(square(64, 64, 30, 3, 1)).shape, isa);
     check_threads(random, bitexport::make_conv_shape(square(256, 96, 7, 3, 1)).shape, isa);
   }
+  state().where = "too many pixels";
+  for (const Isa isa : isas) check_too_many_pixels(isa);
   return bitexport_test::finish();
 }

@@ -22,6 +22,19 @@ constexpr std::int32_t kBlockBytes = 24 << 10;  // of codes; the first cache has
 constexpr std::int32_t kFewestUnits = 4;
 constexpr std::int32_t kCounters = 32 << 10;  // of a unit
 
+// Pixels of one output channel. Tiles count them in 32 bits, the last one to its end.
+//
+// Throws std::length_error where they do not fit: small images with far pads come to that.
+inline std::int32_t output_pixels(const ConvShape& shape) {
+  constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 1024;
+  const std::int64_t pixels = std::int64_t{shape.vertical.out_size()} * shape.horizontal.out_size();
+  if (pixels > kMost) {
+    throw std::length_error("expected at most " + std::to_string(kMost) +
+                            " pixels in an output channel, got " + std::to_string(pixels));
+  }
+  return static_cast<std::int32_t>(pixels);
+}
+
 // A run of output pixels of one row within a tile.
 struct Run {
   std::int32_t first;  // pixel of the tile
@@ -36,7 +49,7 @@ class LookupPlan final : public BinaryConvPlan {
       : shape_(shape),
         layout_(shape),
         weights_(std::move(weights)),
-        pixels_(shape.vertical.out_size() * shape.horizontal.out_size()),
+        pixels_(output_pixels(shape)),
         vectors_(std::min(kMostVectors, divided_up(pixels_, Vector::kPixels))),
         tiles_(divided_up(pixels_, vectors_ * Vector::kPixels)),
         gathered_(tiles_ == 1),
