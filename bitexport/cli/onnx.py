@@ -34,6 +34,13 @@ def onnx(
         choices.ZeroWeightsChoice,
         typer.Option(help="1-bit weights of exactly 0: keep sign(0)=0, pack as +1, or refuse."),
     ] = choices.ZeroWeightsChoice.exact,
+    zero_activations: Annotated[
+        choices.ZeroActivationsChoice,
+        typer.Option(
+            help="Activations of exactly 0 before a sign: keep sign(0)=0 at twice the work, pack "
+            "as +1, refuse, or keep it where sample images show many."
+        ),
+    ] = choices.ZeroActivationsChoice.auto,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Skip the comparison with the torch reference.")
     ] = False,
@@ -54,6 +61,7 @@ def onnx(
         float16=fp16,
         plain=plain,
         zero_weights=zero_weights.value,
+        zero_activations=zero_activations.value,
         verify=not no_verify,
     )
     with progress(f"exporting {checkpoint}"):

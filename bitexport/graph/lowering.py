@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
+    DeduplicateHashedInitializersPass,
     DeduplicateInitializersPass,
     IdentityEliminationPass,
     InlinePass,
@@ -78,6 +79,8 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     records += fold_threshold(model)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)
+    # Before the layers are measured: two nodes of one layer may share their words.
+    DeduplicateHashedInitializersPass()(model)
     attach_functions(model, inlined=options.plain)
     layers = layers_of(model)
     if options.plain:
