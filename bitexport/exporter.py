@@ -14,7 +14,7 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from bitexport import __version__
-from bitexport.checkpoint import Checkpoint, read_checkpoint
+from bitexport.checkpoint import read_checkpoint
 from bitexport.comparison import (
     Comparison,
     Tolerance,
@@ -35,11 +35,13 @@ from bitexport.runtimes import runtime_named
 __all__ = [
     "ExportOptions",
     "ExportReport",
+    "LoweredModel",
     "ZeroActivations",
     "default_output",
     "export",
     "float32_bytes",
     "lowered_model",
+    "write_metadata",
 ]
 
 ZeroActivations = Literal["auto", "exact", "plus-one", "refuse"]
@@ -159,7 +161,14 @@ def export(
         checkpoint = read_checkpoint(source)
         model = load_model(checkpoint, options.load)
     lowered = lowered_model(model, options)
-    _write_metadata(lowered, model, checkpoint, options)
+    write_metadata(
+        lowered,
+        options,
+        family=model.family,
+        arch=model.arch,
+        source_sha256="" if checkpoint is None else checkpoint.sha256,
+        dense_reasons=model.dense_reasons,
+    )
     data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
     comparison = _verify(data, lowered, model, options) if options.verify else None
     write_atomically(output, data)
@@ -262,24 +271,27 @@ def _verify(
     )
 
 
-def _write_metadata(
+def write_metadata(
     lowered: LoweredModel,
-    model: LoadedModel,
-    checkpoint: Checkpoint | None,
     options: ExportOptions,
+    *,
+    family: str,
+    arch: str,
+    source_sha256: str,
+    dense_reasons: Mapping[str, str],
 ) -> None:
     """Say in the file where it came from; no time and no paths, so that bytes repeat."""
     asked = {k: v for k, v in asdict(options).items() if v != asdict(ExportOptions())[k]}
     properties = {
         "bitexport.version": __version__,
-        "bitexport.family": model.family,
-        "bitexport.arch": model.arch,
+        "bitexport.family": family,
+        "bitexport.arch": arch,
         "bitexport.options": json.dumps(asked, sort_keys=True),
     }
-    if checkpoint is not None:
-        properties["bitexport.source_sha256"] = checkpoint.sha256
-    if model.dense_reasons:
-        properties["bitexport.dense"] = json.dumps(dict(model.dense_reasons), sort_keys=True)
+    if source_sha256:
+        properties["bitexport.source_sha256"] = source_sha256
+    if dense_reasons:
+        properties["bitexport.dense"] = json.dumps(dict(dense_reasons), sort_keys=True)
     if lowered.zero_weights:
         properties["bitexport.zero_weights"] = json.dumps(
             dict(lowered.zero_weights), sort_keys=True

@@ -50,10 +50,13 @@ def onnx(
 ) -> None:
     """Export a checkpoint to one small ONNX file, and verify it.
 
+    A QONNX file, as Brevitas writes it, is taken in place of a checkpoint.
+
     Example: bitexport onnx checkpoint.pth.tar -o model.onnx
     """
     del debug
     from bitexport.exporter import ExportOptions, export
+    from bitexport.importer import import_qonnx
 
     options = ExportOptions(
         load=choices.load_options(family, arch, weights, activations),
@@ -65,7 +68,10 @@ def onnx(
         verify=not no_verify,
     )
     with progress(f"exporting {checkpoint}"):
-        report = export(checkpoint, path=output, options=options)
+        if checkpoint.suffix.lower() == ".onnx":
+            report = import_qonnx(checkpoint, output, options=options)
+        else:
+            report = export(checkpoint, path=output, options=options)
     for note in report.notes:
         say(f"note: {note}")
     if verbose:
