@@ -11,7 +11,7 @@ from bitexport.errors import BitexportError, InputError, RuntimeFailure
 
 __all__ = ["check_writable", "write_atomically"]
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def check_writable(path: Path, *, source: Path | None = None) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -37,8 +39,8 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what every p
 # A pipe has no width: leave wrapping to whoever reads it.
 stdout = Console(width=None if sys.stdout.isatty() else 160)
 _stderr = Console(stderr=True)
-_INTERRUPTED = 130
-_INTERRUPTION = "interrupted (got Ctrl-C, expected to finish). Run it again."
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_INTERRUPTED = 128 + signal.SIGINT
 # What torch's allocator and ONNX Runtime say when there is no memory left.
 _MEMORY_HINTS = ("can't allocate memory", "not enough memory", "bad_alloc", "Failed to allocate")
 # The argument parser's base class; typer brings its own click or the installed one.
@@ -93,8 +95,28 @@ def progress(title: str) -> Iterator[None]:
         yield
 
 
+# The signal that ended the run, if one did.
+_received: list[int] = []
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    """Leave by an exception, so that files half written are removed on the way out."""
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
 def run(app: typer.Typer) -> NoReturn:
     """Run the app; every failure is one line on stderr and the right exit code."""
+    _received.clear()
+    before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    try:
+        _run(app)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(app: typer.Typer) -> NoReturn:
     debug = "--debug" in sys.argv
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
@@ -104,7 +126,7 @@ def run(app: typer.Typer) -> NoReturn:
     except _UsageError as error:
         _fail_usage(error, debug)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(_INTERRUPTION, _INTERRUPTED, debug)
+        _fail_interrupted(debug)
     except BrokenPipeError:
         # The reader of our output went away; silence Python's own complaint at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,7 +146,7 @@ def run(app: typer.Typer) -> NoReturn:
         )
     if code == _INTERRUPTED:
         # The argument parser swallows Ctrl-C without a word.
-        _fail(_INTERRUPTION, _INTERRUPTED, debug)
+        _fail_interrupted(debug)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -144,8 +166,19 @@ def _fail_usage(error: Exception, debug: bool) -> NoReturn:
     )
 
 
+def _fail_interrupted(debug: bool) -> NoReturn:
+    _received[:] = _received or [signal.SIGINT]
+    _fail("", _INTERRUPTED, debug)
+
+
 def _fail(line: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
+    if _received:
+        # What an interruption breaks on its way out, a library's import say, is not the reason.
+        number = _received[0]
+        name = _SIGNALS[signal.Signals(number)]
+        line = f"interrupted (got {name}, expected to finish). Run it again."
+        code = 128 + number
     say(f"error: {line}")
     sys.exit(code)
