@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "kernels/cpu/lookup_weights.h"
+
 // Only what follows is compiled for AVX2; see avx2.cpp.
 #pragma GCC push_options
 #pragma GCC target("avx2")
@@ -51,7 +53,7 @@ void encode(const float* x, std::int64_t pixels, std::int32_t channels, const fl
 
 // Sorts a row's codes by the phase of their columns.
 void scatter(const std::uint8_t* codes, std::int32_t width, std::int32_t stride,
-             std::int32_t pad_begin, const NibbleLayout& layout, std::uint8_t* row) {
+             std::int32_t pad_begin, const PlaneLayout& layout, std::uint8_t* row) {
   const auto target = [&](std::int32_t column) {
     return row + layout.column_offset(std::int64_t{column} + pad_begin, stride);
   };
@@ -75,16 +77,16 @@ void scatter(const std::uint8_t* codes, std::int32_t width, std::int32_t stride,
 
 }  // namespace
 
-void pack_plane(const ConvShape& shape, const NibbleLayout& layout, const float* x,
+void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
                 std::int32_t channels, const float* threshold, std::uint8_t* codes,
                 std::uint8_t* plane) {
   const std::int32_t height = shape.vertical.size;
   const std::int32_t width = shape.horizontal.size;
   const std::int32_t stride = shape.horizontal.stride;
   encode(x, std::int64_t{height} * width, channels, threshold, codes);
-  std::memset(plane, kPaddingCode, static_cast<std::size_t>(layout.plane_bytes));
+  std::memset(plane, kPaddingCode, static_cast<std::size_t>(layout.plane));
   for (std::int32_t row = 0; row < height; ++row) {
-    std::uint8_t* out = plane + (row + shape.vertical.pad_begin) * layout.row_bytes;
+    std::uint8_t* out = plane + (row + shape.vertical.pad_begin) * layout.row;
     const std::uint8_t* in = codes + std::int64_t{row} * width;
     if (stride == 1) {
       std::memcpy(out + shape.horizontal.pad_begin, in, static_cast<std::size_t>(width));

@@ -7,8 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,7 +14,8 @@
 #include "kernels/cpu/avx2_pack.h"
 #include "kernels/cpu/lookup_tables.h"
 #include "kernels/cpu/lookup_weights.h"
-#include "kernels/cpu/nibble_layout.h"
+#include "kernels/cpu/output_tiles.h"
+#include "kernels/cpu/plane_layout.h"
 #include "kernels/cpu/variants.h"
 
 // Only what follows is compiled for the instruction set: what the headers above define is shared

@@ -21,6 +21,12 @@ std::unique_ptr<const BinaryConvKernel> make_avx2(const ConvShape& shape,
 std::unique_ptr<const BinaryConvKernel> make_avx512(const ConvShape& shape,
                                                     const std::uint32_t* weight);
 
+// For kernels of at most kMostPopcountTaps along either axis, as the corrections of their borders
+// are a table.
+inline constexpr std::int32_t kMostPopcountTaps = 7;
+std::unique_ptr<const BinaryConvKernel> make_avx512_popcount(const ConvShape& shape,
+                                                             const std::uint32_t* weight);
+
 }  // namespace cpu
 }  // namespace bitexport
 
