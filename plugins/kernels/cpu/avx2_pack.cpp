@@ -29,11 +29,21 @@ __m256i compare(const float* x, __m256 threshold) {
   return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
 }
 
+// Calls some(i) for every kPixels of `pixels`, the last ones perhaps a second time, or one(i) for
+// each of fewer.
+template <typename Some, typename One>
+void for_pixels(std::int64_t pixels, Some some, One one) {
+  std::int64_t i = 0;
+  for (; i + kPixels <= pixels; i += kPixels) some(i);
+  if (i == pixels) return;
+  if (pixels >= kPixels) return some(pixels - kPixels);
+  for (; i < pixels; ++i) one(i);
+}
+
 // codes[i] has bit j set where channel j's pixel i is at or above its threshold.
 void encode(const float* x, std::int64_t pixels, std::int32_t channels, const float* threshold,
             std::uint8_t* codes) {
-  std::int64_t i = 0;
-  for (; i + kPixels <= pixels; i += kPixels) {
+  const auto some = [&](std::int64_t i) {
     __m256i code = _mm256_setzero_si256();
     for (std::int32_t j = 0; j < channels; ++j) {
       const __m256i above = compare(x + j * pixels + i, _mm256_set1_ps(threshold[j]));
@@ -41,14 +51,14 @@ void encode(const float* x, std::int64_t pixels, std::int32_t channels, const fl
       code = _mm256_or_si256(code, _mm256_and_si256(above, bit));
     }
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
-  }
-  for (; i < pixels; ++i) {
+  };
+  for_pixels(pixels, some, [&](std::int64_t i) {
     unsigned code = 0;
     for (std::int32_t j = 0; j < channels; ++j) {
       code |= x[j * pixels + i] >= threshold[j] ? 1u << j : 0u;
     }
     codes[i] = static_cast<std::uint8_t>(code);
-  }
+  });
 }
 
 // Sorts a row's codes by the phase of their columns.
@@ -76,6 +86,17 @@ void scatter(const std::uint8_t* codes, std::int32_t width, std::int32_t stride,
 }
 
 }  // namespace
+
+void encode_signs(const float* x, std::int64_t count, float threshold, std::int8_t* signs) {
+  const __m256i one = _mm256_set1_epi8(1);
+  const __m256i minus_one = _mm256_set1_epi8(-1);
+  const auto some = [&](std::int64_t i) {
+    const __m256i above = compare(x + i, _mm256_set1_ps(threshold));
+    const __m256i sign = _mm256_or_si256(_mm256_andnot_si256(above, minus_one), one);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(signs + i), sign);
+  };
+  for_pixels(count, some, [&](std::int64_t i) { signs[i] = x[i] >= threshold ? 1 : -1; });
+}
 
 void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
                 std::int32_t channels, const float* threshold, std::uint8_t* codes,

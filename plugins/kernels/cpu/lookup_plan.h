@@ -10,7 +10,8 @@
 // and then accumulator = C * n_valid - 2 * counter: padded taps counted no mismatch, hence n_valid
 // of the pixel is all that the border asks for.
 //
-// To be included once, between the pragmas of a file per instruction set, after lookup_inner.h.
+// To be included once, between the lines of target.h in a file per instruction set, after
+// lookup_inner.h.
 
 namespace bitexport {
 namespace cpu {
