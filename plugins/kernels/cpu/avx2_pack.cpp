@@ -5,10 +5,9 @@
 #include <cstring>
 
 #include "kernels/cpu/lookup_weights.h"
+#include "kernels/cpu/target.h"
 
-// Only what follows is compiled for AVX2; see avx2.cpp.
-#pragma GCC push_options
-#pragma GCC target("avx2")
+BITEXPORT_TARGET_BEGIN("avx2")
 
 namespace bitexport {
 namespace cpu {
@@ -121,4 +120,4 @@ void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* 
 }  // namespace cpu
 }  // namespace bitexport
 
-#pragma GCC pop_options
+BITEXPORT_TARGET_END
