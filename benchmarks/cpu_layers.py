@@ -1,6 +1,10 @@
-"""Binary 3x3 layers of ResNet-18 at 224 on the CPU: ours against ONNX Runtime's float32 and int8.
+"""Binary layers on the CPU: ours against ONNX Runtime's float32 and int8.
 
-    python benchmarks/cpu_layers.py [--threads 1] [--batch 1] [--seconds 2]
+    python benchmarks/cpu_layers.py [--layers resnet18|edges] [--threads 1] [--batch 1]
+
+`resnet18` are the binary 3x3 layers of ResNet-18 at 224; `edges` those that are hard to gain on:
+depthwise, grouped, few channels, tiny images. BITEXPORT_CPU_KERNEL=avx2 and the like choose our
+kernel.
 
 Each layer is a model of its own: our op (packing, threshold, scale and bias included) in the op
 library, a float32 convolution, and a statically quantized int8 one with its QuantizeLinear and
@@ -14,6 +18,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,26 +29,77 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 import bitexport
 from bitexport.ops.nodes import node_data
+from bitexport.runtimes.libraries import cpu_kernel
 from bitexport.spec import BinaryConvSpec, ConvGeometry
 
-# In channels, out channels, size of the input, stride.
-LAYERS = (
-    (64, 64, 56, 1),
-    (64, 128, 56, 2),
-    (128, 128, 28, 1),
-    (128, 256, 28, 2),
-    (256, 256, 14, 1),
-    (256, 512, 14, 2),
-    (512, 512, 7, 1),
-)
+
+@dataclass(frozen=True)
+class Layer:
+    """A square convolution that keeps the size of its input, but for the stride."""
+
+    in_channels: int
+    out_channels: int
+    size: int
+    kernel: int = 3
+    stride: int = 1
+    group: int = 1
+
+    @property
+    def pads(self) -> tuple[int, int, int, int]:
+        """Zeros around the image."""
+        return (self.kernel // 2,) * 4
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """[Co, Ci / group, kh, kw]."""
+        return (self.out_channels, self.in_channels // self.group, self.kernel, self.kernel)
+
+    def __str__(self) -> str:
+        stride = f"/{self.stride}" if self.stride > 1 else ""
+        group = f" g{self.group}" if self.group > 1 else ""
+        return (
+            f"{self.kernel}x{self.kernel} {self.in_channels}->{self.out_channels} @{self.size}"
+            + (stride + group)
+        )
+
+
+LAYERS = {
+    "resnet18": (
+        Layer(64, 64, 56),
+        Layer(64, 128, 56, stride=2),
+        Layer(128, 128, 28),
+        Layer(128, 256, 28, stride=2),
+        Layer(256, 256, 14),
+        Layer(256, 512, 14, stride=2),
+        Layer(512, 512, 7),
+    ),
+    "edges": (
+        Layer(64, 64, 56, group=64),
+        Layer(64, 64, 56, stride=2, group=64),
+        Layer(512, 512, 14, group=512),
+        Layer(512, 512, 7, group=512),
+        Layer(32, 32, 112, kernel=5, group=32),
+        Layer(128, 128, 28, group=32),
+        Layer(256, 256, 14, group=4),
+        Layer(32, 32, 112),
+        Layer(32, 64, 112, kernel=1),
+        Layer(64, 128, 56, kernel=1, stride=2),
+        Layer(1024, 1024, 7, kernel=1),
+        Layer(1024, 1000, 1, kernel=1),
+        Layer(512, 512, 2),
+        Layer(512, 512, 1),
+        Layer(96, 96, 7, kernel=5),
+        Layer(32, 8, 14),
+    ),
+}
 
 
 def single_node_model(
-    node: onnx.NodeProto, constants: dict[str, np.ndarray], layer: tuple[int, ...]
+    node: onnx.NodeProto, constants: dict[str, np.ndarray], layer: Layer
 ) -> onnx.ModelProto:
     """A model of one node with the input X and the output Y."""
-    in_channels, _, size, _ = layer
-    x = helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", in_channels, size, size])
+    shape = ["N", layer.in_channels, layer.size, layer.size]
+    x = helper.make_tensor_value_info("X", TensorProto.FLOAT, shape)
     y = helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)
     initializers = [numpy_helper.from_array(v, k) for k, v in constants.items()]
     graph = helper.make_graph([node], "layer", [x], [y], initializers)
@@ -51,16 +107,15 @@ def single_node_model(
     return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
-def binary_model(layer: tuple[int, ...], rng: np.random.Generator) -> onnx.ModelProto:
+def binary_model(layer: Layer, rng: np.random.Generator) -> onnx.ModelProto:
     """Our op with random signs."""
-    in_channels, out_channels, _, stride = layer
-    ones = np.ones(out_channels, np.float32)
+    ones = np.ones(layer.out_channels, np.float32)
     spec = BinaryConvSpec(
-        signs=rng.choice(np.array([-1, 1], np.int8), (out_channels, in_channels, 3, 3)),
+        signs=rng.choice(np.array([-1, 1], np.int8), layer.weight_shape),
         scale=0.01 * ones,
         bias=ones,
-        geometry=ConvGeometry((stride, stride), (1, 1, 1, 1)),
-        threshold=np.zeros(in_channels, np.float32),
+        geometry=ConvGeometry((layer.stride,) * 2, layer.pads, group=layer.group),
+        threshold=np.zeros(layer.in_channels, np.float32),
     )
     data = node_data(spec)
     attributes = {k: list(v) if isinstance(v, tuple) else v for k, v in data.attributes.items()}
@@ -69,13 +124,13 @@ def binary_model(layer: tuple[int, ...], rng: np.random.Generator) -> onnx.Model
     return single_node_model(node, dict(data.tensors), layer)
 
 
-def float32_model(layer: tuple[int, ...], rng: np.random.Generator) -> onnx.ModelProto:
+def float32_model(layer: Layer, rng: np.random.Generator) -> onnx.ModelProto:
     """The dense convolution of the same shape."""
-    in_channels, out_channels, _, stride = layer
-    weight = rng.standard_normal((out_channels, in_channels, 3, 3), dtype=np.float32)
-    bias = np.ones(out_channels, np.float32)
+    weight = rng.standard_normal(layer.weight_shape, dtype=np.float32)
+    bias = np.ones(layer.out_channels, np.float32)
+    strides = [layer.stride] * 2
     node = helper.make_node(
-        "Conv", ["X", "W", "B"], ["Y"], strides=[stride, stride], pads=[1, 1, 1, 1]
+        "Conv", ["X", "W", "B"], ["Y"], strides=strides, pads=layer.pads, group=layer.group
     )
     return single_node_model(node, {"W": weight, "B": bias}, layer)
 
@@ -121,38 +176,48 @@ def seconds_of(session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray
     return time.perf_counter() - start
 
 
+def measure(layer: Layer, batch: int, threads: int, seconds: float) -> tuple[float, float]:
+    """Time a layer's three sessions in turn, print, and return the ratios to float32 and int8."""
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal(
+        (batch, layer.in_channels, layer.size, layer.size), dtype=np.float32
+    )
+    dense = float32_model(layer, rng)
+    models = (binary_model(layer, rng), dense, int8_model(dense, image))
+    sessions = [make_session(model, threads) for model in models]
+    feed = {"X": image}
+    times: list[tuple[float, ...]] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(times) < 5:
+        times.append(tuple(seconds_of(session, feed) for session in sessions))
+    ours, float32, int8 = (1e6 * statistics.median(t[i] for t in times) for i in range(3))
+    to_float32, to_int8 = (statistics.median(t[i] / t[0] for t in times) for i in (1, 2))
+    print(
+        f"{layer!s:<24}{ours:>7.0f} us{float32:>7.0f} us{int8:>7.0f} us"
+        f"{to_float32:>10.1f}x{to_int8:>8.1f}x"
+    )
+    return to_float32, to_int8
+
+
 def main() -> None:
     """Time every layer and print its ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", choices=LAYERS, default="resnet18")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2)
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    means: list[tuple[float, float]] = []
-    print(f"batch {options.batch}, {options.threads} threads, {onnxruntime.__version__}")
-    print(f"{'layer':<14}{'ours':>10}{'float32':>10}{'int8':>10}{'x float32':>11}{'x int8':>9}")
-    for layer in LAYERS:
-        in_channels, out_channels, size, stride = layer
-        image = rng.standard_normal((options.batch, in_channels, size, size), dtype=np.float32)
-        dense = float32_model(layer, rng)
-        models = (binary_model(layer, rng), dense, int8_model(dense, image))
-        sessions = [make_session(model, options.threads) for model in models]
-        feed = {"X": image}
-        times: list[tuple[float, ...]] = []
-        end = time.monotonic() + options.seconds
-        while time.monotonic() < end or len(times) < 5:
-            times.append(tuple(seconds_of(session, feed) for session in sessions))
-        ours, float32, int8 = (1e6 * statistics.median(t[i] for t in times) for i in range(3))
-        ratios = tuple(statistics.median(t[i] / t[0] for t in times) for i in (1, 2))
-        means.append(ratios)
-        name = f"{in_channels}->{out_channels} @{size}" + ("/2" if stride == 2 else "")
-        print(
-            f"{name:<14}{ours:>7.0f} us{float32:>7.0f} us{int8:>7.0f} us"
-            f"{ratios[0]:>10.1f}x{ratios[1]:>8.1f}x"
-        )
-    geometric = [statistics.geometric_mean(r[i] for r in means) for i in (0, 1)]
-    print(f"{'geometric mean':<44}{geometric[0]:>10.1f}x{geometric[1]:>8.1f}x")
+    print(
+        f"batch {options.batch}, {options.threads} threads, onnxruntime {onnxruntime.__version__}, "
+        f"kernel {cpu_kernel()}"
+    )
+    print(f"{'layer':<24}{'ours':>10}{'float32':>10}{'int8':>10}{'x float32':>11}{'x int8':>9}")
+    ratios = [
+        measure(layer, options.batch, options.threads, options.seconds)
+        for layer in LAYERS[options.layers]
+    ]
+    geometric = [statistics.geometric_mean(r[i] for r in ratios) for i in (0, 1)]
+    print(f"{'geometric mean':<54}{geometric[0]:>10.1f}x{geometric[1]:>8.1f}x")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,11 @@ from native_nodes import SEED, binary_node, feed_of, serialized, unscaled
 from single_node import expected, model_of
 
 import bitexport
+from bitexport.errors import RuntimeFailure
 from bitexport.ops.nodes import NodeData
 from bitexport.ops.table import op_named
+from bitexport.runtimes.libraries import cpu_kernel
+from bitexport.runtimes.ort import OnnxRuntime
 from bitexport.spec import ConvGeometry
 
 OPS = ("BinaryConv", "BinaryConvAdd")
@@ -280,6 +283,41 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
+# ---- The kernel for this CPU --------------------------------------------------------------------
+
+KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "neon")
+
+
+def test_every_kernel_of_this_cpu_gives_the_same(library, monkeypatch):
+    monkeypatch.setenv("BITEXPORT_OP_LIBRARY", str(library))
+    node = binary_node("BinaryConvAdd", 64, 70, (3, 3), SAME)
+    feed = feed_of(node, (2, 64, 9, 11))
+    results = {}
+    for kernel in KERNELS:
+        monkeypatch.setenv("BITEXPORT_CPU_KERNEL", kernel)
+        try:
+            assert cpu_kernel() == kernel
+        except RuntimeFailure:
+            with pytest.raises(Exception, match="BITEXPORT_CPU_KERNEL to be one of portable"):
+                session(serialized(node), library)
+            continue
+        results[kernel] = run(serialized(node), feed, library, threads=2)
+    monkeypatch.delenv("BITEXPORT_CPU_KERNEL")
+    assert cpu_kernel() == list(results)[-1]
+    for kernel, y in results.items():
+        assert np.array_equal(y, results["portable"]), kernel
+
+
+def test_diagnosis_names_the_kernel(library, monkeypatch):
+    monkeypatch.setenv("BITEXPORT_OP_LIBRARY", str(library))
+    monkeypatch.setenv("BITEXPORT_CPU_KERNEL", "portable")
+    assert OnnxRuntime(native=True).availability().detail.endswith("kernel portable")
+    monkeypatch.setenv("BITEXPORT_CPU_KERNEL", "abacus")
+    found = OnnxRuntime(native=True).availability()
+    assert (found.ok, found.detail) == (False, "'abacus'")
+    assert found.fix
+
+
 # ---- The library as a file ----------------------------------------------------------------------
 
 
@@ -292,9 +330,12 @@ def test_session_uses_the_library(library, monkeypatch):
     assert np.array_equal(native.run(None, feed)[0], expected(node, feed["X"]))
 
 
-def test_the_library_exports_its_entry_point_only_and_brings_its_runtime(library):
+def test_the_library_exports_two_symbols_and_brings_its_runtime(library):
     symbols = plugins_build.run(["nm", "-D", "--defined-only", library])
-    assert [line.split()[-1] for line in symbols.splitlines()] == ["RegisterCustomOps"]
+    assert [line.split()[-1] for line in symbols.splitlines()] == [
+        "BitexportCpuKernel",
+        "RegisterCustomOps",
+    ]
     dynamic = plugins_build.run(["readelf", "-dW", library])
     assert "RPATH" not in dynamic
     assert "RUNPATH" not in dynamic

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
 import bitexport
 from bitexport.errors import RuntimeFailure
 
-__all__ = ["op_library_path", "plugin_library_path"]
+__all__ = ["cpu_kernel", "op_library_path", "plugin_library_path"]
 
 # More than one folder in an editable install: the sources, and what was built from plugins/.
 _PACKAGE = [Path(folder) for folder in bitexport.__path__]
@@ -22,6 +23,34 @@ def op_library_path() -> Path:
         RuntimeFailure: There is none.
     """
     return _find("BITEXPORT_OP_LIBRARY", "libbitexport_ort.so", "op library")
+
+
+def cpu_kernel() -> str:
+    """Name of the op library's kernel for this CPU, as ``BITEXPORT_CPU_KERNEL`` may force it.
+
+    Raises:
+        RuntimeFailure: There is no op library, or the variable names no kernel that runs here.
+    """
+    path = op_library_path()
+    try:
+        name_of_kernel = ctypes.CDLL(str(path)).BitexportCpuKernel
+    except (OSError, AttributeError) as error:
+        raise RuntimeFailure(
+            "the op library cannot be used",
+            got=str(error),
+            expected="the op library of this version",
+            fix="Install bitexport again.",
+        ) from error
+    name_of_kernel.restype = ctypes.c_char_p
+    name = name_of_kernel()
+    if name is None:
+        raise RuntimeFailure(
+            "BITEXPORT_CPU_KERNEL names no kernel that runs here",
+            got=repr(os.environ.get("BITEXPORT_CPU_KERNEL")),
+            expected="portable, avx2, avx512, avx512-vpopcntdq or neon, as this CPU has them",
+            fix="Unset it to take the best.",
+        )
+    return str(name.decode())
 
 
 def plugin_library_path() -> Path:

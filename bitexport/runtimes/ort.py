@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bitexport.errors import RuntimeFailure
 from bitexport.runtimes.base import Arrays, Availability
-from bitexport.runtimes.libraries import op_library_path
+from bitexport.runtimes.libraries import cpu_kernel, op_library_path
 
 __all__ = ["OnnxRuntime", "session"]
 
@@ -37,10 +37,10 @@ class OnnxRuntime:
         if not self._native:
             return Availability(self.name, True, detail)
         try:
-            path = op_library_path()
+            path, kernel = op_library_path(), cpu_kernel()
         except RuntimeFailure as error:
             return Availability(self.name, False, error.got, error.fix)
-        return Availability(self.name, True, f"{detail} with {path}")
+        return Availability(self.name, True, f"{detail} with {path}, kernel {kernel}")
 
     def load(self, model: bytes, *, threads: int = 0) -> _Session:
         """An inference session on the CPU."""

@@ -23,7 +23,7 @@ std::unique_ptr<const cpu::BinaryConvKernel> make_kernel(const KernelInfo& info,
   const Tensor words = info.constant(
       Input::kW, "W", TensorType::kInt32,
       {shape.out_channels, shape.vertical.kernel, shape.horizontal.kernel, shape.words_per_tap()});
-  return cpu::make_binary_conv(shape, words.as<std::uint32_t>(), cpu::best_isa());
+  return cpu::make_binary_conv(shape, words.as<std::uint32_t>(), cpu::chosen_isa());
 }
 
 std::vector<float> per_channel(const KernelInfo& info, int input, const char* name,

@@ -1,4 +1,4 @@
-// RegisterCustomOps, the one symbol that the library exports.
+// The symbols that the library exports: RegisterCustomOps, and what diagnosis asks for.
 
 #include <memory>
 #include <mutex>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/op_spec.h"
+#include "kernels/cpu/binary_conv.h"
 #include "ort/binary_conv.h"
 #include "ort/binding.h"
 #include "ort/custom_op.h"
@@ -86,4 +87,14 @@ OrtStatus* register_ops(OrtSessionOptions* options, const ApiBase& base) {
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     OrtSessionOptions* options, const bitexport::ort::ApiBase* base) {
   return bitexport::ort::register_ops(options, *base);
+}
+
+// The name of the kernel that this CPU and the environment choose; null where the environment names
+// one that cannot run here.
+extern "C" __attribute__((visibility("default"))) const char* BitexportCpuKernel() {
+  try {
+    return bitexport::cpu::isa_name(bitexport::cpu::chosen_isa());
+  } catch (...) {
+    return nullptr;
+  }
 }

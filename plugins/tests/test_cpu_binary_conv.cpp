@@ -170,7 +170,7 @@ void check_threads(Random& random, const ConvShape& shape, Isa isa) {
 // the portable one counts rows alone.
 void check_too_many_pixels(Isa isa) {
   const auto result =
-      bitexport::make_conv_shape({{1, 1, 1, 1}, {1, 1, 1, 1}, {1, 1}, {0, 0, 46341, 46341}});
+      bitexport::make_conv_shape({{1, 2, 1, 1}, {1, 2, 1, 1}, {1, 1}, {0, 0, 46341, 46341}});
   CHECK(result.ok());
   const std::uint32_t weight = 1;
   const auto kernel = bitexport::cpu::make_binary_conv(result.shape, &weight, isa);

@@ -7,8 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,13 +14,12 @@
 #include "kernels/cpu/avx2_pack.h"
 #include "kernels/cpu/lookup_tables.h"
 #include "kernels/cpu/lookup_weights.h"
-#include "kernels/cpu/nibble_layout.h"
+#include "kernels/cpu/output_tiles.h"
+#include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/target.h"
 #include "kernels/cpu/variants.h"
 
-// Only what follows is compiled for the instruction set: what the headers above define is shared
-// with other files, and the linker keeps one copy of it, which must run on every CPU.
-#pragma GCC push_options
-#pragma GCC target("avx2")
+BITEXPORT_TARGET_BEGIN("avx2")
 
 #include "kernels/cpu/lookup_inner.h"
 #include "kernels/cpu/lookup_plan.h"
@@ -97,4 +94,4 @@ std::unique_ptr<const BinaryConvKernel> make_avx2(const ConvShape& shape,
 }  // namespace cpu
 }  // namespace bitexport
 
-#pragma GCC pop_options
+BITEXPORT_TARGET_END

@@ -4,9 +4,10 @@
 
 #include <cstring>
 
-// Only what follows is compiled for AVX2; see avx2.cpp.
-#pragma GCC push_options
-#pragma GCC target("avx2")
+#include "kernels/cpu/lookup_weights.h"
+#include "kernels/cpu/target.h"
+
+BITEXPORT_TARGET_BEGIN("avx2")
 
 namespace bitexport {
 namespace cpu {
@@ -27,11 +28,21 @@ __m256i compare(const float* x, __m256 threshold) {
   return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
 }
 
+// Calls some(i) for every kPixels of `pixels`, the last ones perhaps a second time, or one(i) for
+// each of fewer.
+template <typename Some, typename One>
+void for_pixels(std::int64_t pixels, Some some, One one) {
+  std::int64_t i = 0;
+  for (; i + kPixels <= pixels; i += kPixels) some(i);
+  if (i == pixels) return;
+  if (pixels >= kPixels) return some(pixels - kPixels);
+  for (; i < pixels; ++i) one(i);
+}
+
 // codes[i] has bit j set where channel j's pixel i is at or above its threshold.
 void encode(const float* x, std::int64_t pixels, std::int32_t channels, const float* threshold,
             std::uint8_t* codes) {
-  std::int64_t i = 0;
-  for (; i + kPixels <= pixels; i += kPixels) {
+  const auto some = [&](std::int64_t i) {
     __m256i code = _mm256_setzero_si256();
     for (std::int32_t j = 0; j < channels; ++j) {
       const __m256i above = compare(x + j * pixels + i, _mm256_set1_ps(threshold[j]));
@@ -39,19 +50,19 @@ void encode(const float* x, std::int64_t pixels, std::int32_t channels, const fl
       code = _mm256_or_si256(code, _mm256_and_si256(above, bit));
     }
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
-  }
-  for (; i < pixels; ++i) {
+  };
+  for_pixels(pixels, some, [&](std::int64_t i) {
     unsigned code = 0;
     for (std::int32_t j = 0; j < channels; ++j) {
       code |= x[j * pixels + i] >= threshold[j] ? 1u << j : 0u;
     }
     codes[i] = static_cast<std::uint8_t>(code);
-  }
+  });
 }
 
 // Sorts a row's codes by the phase of their columns.
 void scatter(const std::uint8_t* codes, std::int32_t width, std::int32_t stride,
-             std::int32_t pad_begin, const NibbleLayout& layout, std::uint8_t* row) {
+             std::int32_t pad_begin, const PlaneLayout& layout, std::uint8_t* row) {
   const auto target = [&](std::int32_t column) {
     return row + layout.column_offset(std::int64_t{column} + pad_begin, stride);
   };
@@ -75,16 +86,27 @@ void scatter(const std::uint8_t* codes, std::int32_t width, std::int32_t stride,
 
 }  // namespace
 
-void pack_plane(const ConvShape& shape, const NibbleLayout& layout, const float* x,
+void encode_signs(const float* x, std::int64_t count, float threshold, std::int8_t* signs) {
+  const __m256i one = _mm256_set1_epi8(1);
+  const __m256i minus_one = _mm256_set1_epi8(-1);
+  const auto some = [&](std::int64_t i) {
+    const __m256i above = compare(x + i, _mm256_set1_ps(threshold));
+    const __m256i sign = _mm256_or_si256(_mm256_andnot_si256(above, minus_one), one);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(signs + i), sign);
+  };
+  for_pixels(count, some, [&](std::int64_t i) { signs[i] = x[i] >= threshold ? 1 : -1; });
+}
+
+void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
                 std::int32_t channels, const float* threshold, std::uint8_t* codes,
                 std::uint8_t* plane) {
   const std::int32_t height = shape.vertical.size;
   const std::int32_t width = shape.horizontal.size;
   const std::int32_t stride = shape.horizontal.stride;
   encode(x, std::int64_t{height} * width, channels, threshold, codes);
-  std::memset(plane, kPaddingCode, static_cast<std::size_t>(layout.plane_bytes));
+  std::memset(plane, kPaddingCode, static_cast<std::size_t>(layout.plane));
   for (std::int32_t row = 0; row < height; ++row) {
-    std::uint8_t* out = plane + (row + shape.vertical.pad_begin) * layout.row_bytes;
+    std::uint8_t* out = plane + (row + shape.vertical.pad_begin) * layout.row;
     const std::uint8_t* in = codes + std::int64_t{row} * width;
     if (stride == 1) {
       std::memcpy(out + shape.horizontal.pad_begin, in, static_cast<std::size_t>(width));
@@ -98,4 +120,4 @@ void pack_plane(const ConvShape& shape, const NibbleLayout& layout, const float*
 }  // namespace cpu
 }  // namespace bitexport
 
-#pragma GCC pop_options
+BITEXPORT_TARGET_END

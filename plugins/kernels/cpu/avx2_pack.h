@@ -1,4 +1,4 @@
-// Packs four channels of an image into a plane of codes; see nibble_layout.h.
+// Packs activations into codes of four channels (see plane_layout.h) or into bytes.
 
 #ifndef BITEXPORT_KERNELS_CPU_AVX2_PACK_H_
 #define BITEXPORT_KERNELS_CPU_AVX2_PACK_H_
@@ -6,17 +6,20 @@
 #include <cstdint>
 
 #include "core/conv_shape.h"
-#include "kernels/cpu/nibble_layout.h"
+#include "kernels/cpu/plane_layout.h"
 
 namespace bitexport {
 namespace cpu {
 namespace avx2 {
 
 // x: `channels` (at most 4) images [H, W], one after the other; threshold [channels].
-// codes: scratch of H * W bytes and kPlaneSlack. plane: layout.plane_bytes.
-void pack_plane(const ConvShape& shape, const NibbleLayout& layout, const float* x,
+// codes: scratch of H * W bytes and kPlaneSlack. plane: layout.plane.
+void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
                 std::int32_t channels, const float* threshold, std::uint8_t* codes,
                 std::uint8_t* plane);
+
+// signs[i] is +1 where x[i] >= threshold, else -1.
+void encode_signs(const float* x, std::int64_t count, float threshold, std::int8_t* signs);
 
 }  // namespace avx2
 }  // namespace cpu

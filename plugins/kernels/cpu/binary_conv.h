@@ -66,17 +66,21 @@ class BinaryConvKernel {
 
 inline constexpr std::size_t kWorkspaceAlignment = 64;
 
-enum class Isa { kPortable, kAvx2, kAvx512 };
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Popcount };
 
 // Every kernel that this CPU and this build can run, the best one last.
 std::vector<Isa> usable_isas();
 
 inline Isa best_isa() { return usable_isas().back(); }
+
+// The one that the environment variable BITEXPORT_CPU_KERNEL names, for tests and benchmarks; the
+// best one where it is not set. Throws std::invalid_argument where it names none of them.
+Isa chosen_isa();
+
 const char* isa_name(Isa isa);
 
 // A kernel for the weights [Co, kh, kw, words_per_tap]; batch and size of `shape` do not matter.
-// Shapes that the instructions' kernel does not take (accumulators past 16 bits) get the portable
-// one.
+// Shapes that the instructions' own kernel does not take, or is slow at, get another one's.
 std::unique_ptr<const BinaryConvKernel> make_binary_conv(const ConvShape& shape,
                                                          const std::uint32_t* weight, Isa isa);
 

@@ -9,8 +9,8 @@
 // adds up the bytes themselves and the pair shifted right by four bits, e1 + 16 * o0 + 256 * o1.
 // Every sum is below 256, so that Vector::add_counts gets the four back modulo 256.
 //
-// To be included once, between the pragmas of a file per instruction set, after the headers of the
-// standard library; Vector is a type of that file alone.
+// To be included once, between the lines of target.h in a file per instruction set, after the
+// headers of the standard library; Vector is a type of that file alone.
 
 #include "kernels/cpu/lookup_tables.h"
 #include "kernels/cpu/lookup_weights.h"

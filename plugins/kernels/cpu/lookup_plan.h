@@ -1,5 +1,5 @@
 // The look-up kernels: output pixels beside each other, four channels a look-up, two output
-// channels at once (lookup_inner.h), on planes of codes (nibble_layout.h).
+// channels at once (lookup_inner.h), on planes of codes (plane_layout.h).
 //
 // A unit takes a tile of output pixels and some pairs of output channels of one group. Per block of
 // taps it copies the tile's codes together, which stay in the first cache while all pairs run over
@@ -10,7 +10,8 @@
 // and then accumulator = C * n_valid - 2 * counter: padded taps counted no mismatch, hence n_valid
 // of the pixel is all that the border asks for.
 //
-// To be included once, between the pragmas of a file per instruction set, after lookup_inner.h.
+// To be included once, between the lines of target.h in a file per instruction set, after
+// lookup_inner.h.
 
 namespace bitexport {
 namespace cpu {
@@ -22,32 +23,12 @@ constexpr std::int32_t kBlockBytes = 24 << 10;  // of codes; the first cache has
 constexpr std::int32_t kFewestUnits = 4;
 constexpr std::int32_t kCounters = 32 << 10;  // of a unit
 
-// Pixels of one output channel. Tiles count them in 32 bits, the last one to its end.
-//
-// Throws std::length_error where they do not fit: small images with far pads come to that.
-inline std::int32_t output_pixels(const ConvShape& shape) {
-  constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 1024;
-  const std::int64_t pixels = std::int64_t{shape.vertical.out_size()} * shape.horizontal.out_size();
-  if (pixels > kMost) {
-    throw std::length_error("expected at most " + std::to_string(kMost) +
-                            " pixels in an output channel, got " + std::to_string(pixels));
-  }
-  return static_cast<std::int32_t>(pixels);
-}
-
-// A run of output pixels of one row within a tile.
-struct Run {
-  std::int32_t first;  // pixel of the tile
-  std::int32_t length;
-  std::int64_t source;  // of its first code under the kernel's first tap, from a plane's begin
-};
-
 template <typename Vector>
 class LookupPlan final : public BinaryConvPlan {
  public:
   LookupPlan(const ConvShape& shape, std::shared_ptr<const LookupWeights> weights)
       : shape_(shape),
-        layout_(shape),
+        layout_(shape, kChannelsPerCode),
         weights_(std::move(weights)),
         pixels_(output_pixels(shape)),
         vectors_(std::min(kMostVectors, divided_up(pixels_, Vector::kPixels))),
@@ -62,7 +43,7 @@ class LookupPlan final : public BinaryConvPlan {
                                           shape.valid_taps(pixel / width, pixel % width)));
     }
     valid_.resize(static_cast<std::size_t>(tiles_ * vectors_ * Vector::kPixels));
-    for (std::int32_t tile = 0; tile < tiles_; ++tile) runs_.push_back(runs_of(tile));
+    runs_ = output_runs(shape, layout_, vectors_ * Vector::kPixels);
   }
 
   std::size_t workspace_bytes() const override {
@@ -81,9 +62,9 @@ class LookupPlan final : public BinaryConvPlan {
         std::min(kChannelsPerCode, shape_.in_channels_per_group() - first);
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
     auto* planes_begin = static_cast<std::uint8_t*>(workspace);
-    std::uint8_t* codes = planes_begin + planes() * layout_.plane_bytes + plane * codes_bytes();
+    std::uint8_t* codes = planes_begin + planes() * layout_.plane + plane * codes_bytes();
     avx2::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, codes,
-                     planes_begin + plane * layout_.plane_bytes);
+                     planes_begin + plane * layout_.plane);
     if (gathered_) gather_plane(plane, planes_begin);
   }
 
@@ -110,7 +91,7 @@ class LookupPlan final : public BinaryConvPlan {
 
  private:
   // The codes of an image of one tile, gathered per group while it is packed: [taps, tile].
-  std::int64_t gathered_offset() const { return planes() * (layout_.plane_bytes + codes_bytes()); }
+  std::int64_t gathered_offset() const { return planes() * (layout_.plane + codes_bytes()); }
   std::int64_t gathered_bytes() const {
     return std::int64_t{weights_->taps} * vectors_ * Vector::kPixels;
   }
@@ -119,21 +100,6 @@ class LookupPlan final : public BinaryConvPlan {
   std::int64_t codes_bytes() const {
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
     return (image + kPlaneSlack + 63) / 64 * 64;
-  }
-
-  std::vector<Run> runs_of(std::int32_t tile) const {
-    const std::int32_t width = shape_.horizontal.out_size();
-    const std::int32_t begin = tile * vectors_ * Vector::kPixels;
-    const std::int32_t end = std::min(pixels_, begin + vectors_ * Vector::kPixels);
-    std::vector<Run> runs;
-    for (std::int32_t pixel = begin; pixel < end;) {
-      const std::int32_t column = pixel % width;
-      const std::int32_t length = std::min(width - column, end - pixel);
-      const std::int64_t row = std::int64_t{pixel / width} * shape_.vertical.stride;
-      runs.push_back({pixel - begin, length, row * layout_.row_bytes + column});
-      pixel += length;
-    }
-    return runs;
   }
 
   // Calls store(co, first pixel, pixels, counters) for every output channel of a unit.
@@ -201,7 +167,7 @@ class LookupPlan final : public BinaryConvPlan {
     constexpr std::int32_t kPixels = kVectors * Vector::kPixels;
     const std::int32_t taps = shape_.taps();
     const std::int32_t used = layout_.planes_per_group * taps;
-    const std::vector<Run>& runs = runs_[static_cast<std::size_t>(tile)];
+    const Runs& runs = runs_[static_cast<std::size_t>(tile)];
     for (std::int32_t i = 0; i < rows; ++i, codes += kPixels) {
       const std::int32_t tap = first + i;
       if (tap >= used) {
@@ -210,7 +176,7 @@ class LookupPlan final : public BinaryConvPlan {
         continue;
       }
       const std::int64_t plane = std::int64_t{group} * layout_.planes_per_group + tap / taps;
-      gather_tap(workspace + plane * layout_.plane_bytes, tap % taps, runs, codes);
+      gather_tap(workspace + plane * layout_.plane, tap % taps, runs, codes);
     }
   }
 
@@ -224,7 +190,7 @@ class LookupPlan final : public BinaryConvPlan {
     std::uint8_t* codes = workspace + gathered_offset() + group * gathered_bytes();
     for (std::int32_t tap = 0; tap < taps; ++tap) {
       alignas(64) std::uint8_t row[(kMostVectors + 1) * Vector::kPixels];
-      gather_tap(workspace + plane * layout_.plane_bytes, tap, runs_[0], row);
+      gather_tap(workspace + plane * layout_.plane, tap, runs_[0], row);
       std::memcpy(codes + std::int64_t{first + tap} * pitch, row, static_cast<std::size_t>(pitch));
     }
     const std::int32_t used = layout_.planes_per_group * taps;
@@ -236,14 +202,9 @@ class LookupPlan final : public BinaryConvPlan {
   }
 
   // Copies a tile's codes under one tap of a plane together; writes up to a vector past them.
-  void gather_tap(const std::uint8_t* plane, std::int32_t tap, const std::vector<Run>& runs,
+  void gather_tap(const std::uint8_t* plane, std::int32_t tap, const Runs& runs,
                   std::uint8_t* codes) const {
-    const std::int32_t kh = tap / shape_.horizontal.kernel;
-    const std::int32_t kw = tap % shape_.horizontal.kernel;
-    const std::uint8_t* source =
-        plane + std::int64_t{kh} * shape_.vertical.dilation * layout_.row_bytes +
-        layout_.column_offset(std::int64_t{kw} * shape_.horizontal.dilation,
-                              shape_.horizontal.stride);
+    const std::uint8_t* source = plane + layout_.tap_offset(shape_, tap);
     for (const Run& run : runs) {
       for (std::int32_t done = 0; done < run.length; done += Vector::kPixels) {
         Vector::copy(source + run.source + done, codes + run.first + done);
@@ -278,16 +239,16 @@ class LookupPlan final : public BinaryConvPlan {
   }
 
   ConvShape shape_;
-  NibbleLayout layout_;
+  PlaneLayout layout_;
   std::shared_ptr<const LookupWeights> weights_;
   std::int32_t pixels_;   // Ho * Wo
   std::int32_t vectors_;  // of pixels in a tile
   std::int32_t tiles_;
-  bool gathered_;                       // while packing, as there is one tile
-  std::int32_t pairs_;                  // of output channels in a unit, at most
-  std::int32_t chunks_;                 // of pairs of output channels
-  std::vector<float> valid_;            // C * n_valid of every output pixel
-  std::vector<std::vector<Run>> runs_;  // of every tile
+  bool gathered_;             // while packing, as there is one tile
+  std::int32_t pairs_;        // of output channels in a unit, at most
+  std::int32_t chunks_;       // of pairs of output channels
+  std::vector<float> valid_;  // C * n_valid of every output pixel
+  std::vector<Runs> runs_;    // of every tile
 };
 
 template <typename Vector>

@@ -1,0 +1,352 @@
+// The popcount kernel with AVX-512 VPOPCNTDQ: output pixels beside each other, 32 or 64 channels a
+// word, xor and popcount.
+//
+// A unit takes a tile of output pixels and some blocks of output channels of one group. It copies
+// the tile's words together, tap by tap, and runs over them for all its output channels:
+//
+//     words [planes * kh * kw, tile]  x  weights [blocks, planes * kh * kw, kWeightBlock]
+//
+// accumulator = correction of the border class - 2 * mismatches; see core/border_classes.h.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "core/conv_shape.h"
+#include "kernels/cpu/avx512_words.h"
+#include "kernels/cpu/output_tiles.h"
+#include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/popcount_weights.h"
+#include "kernels/cpu/target.h"
+#include "kernels/cpu/variants.h"
+
+BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512vpopcntdq")
+
+namespace bitexport {
+namespace cpu {
+namespace {
+
+constexpr std::int32_t kMostVectors = 4;       // of pixels, in a tile
+constexpr std::int64_t kTileBytes = 24 << 10;  // the first cache has 32 KB at least
+constexpr std::int32_t kFewestUnits = 8;       // so that some threads have work
+constexpr std::int32_t kFewestBlocks = 8;      // of a unit: a tile is copied for each
+constexpr std::int32_t kPackedPixels = 1024;   // of a unit, about
+
+constexpr std::int32_t kLanes = 16;  // of 32 bits in a vector
+
+// Vectors of 16 pixels, 32 channels each.
+struct Words32 {
+  using Word = std::uint32_t;
+  static constexpr std::int32_t kPixels = kLanes;
+  static __m512i repeat(Word word) { return _mm512_set1_epi32(static_cast<int>(word)); }
+  static __m512i add_popcount(__m512i sum, __m512i bits) {
+    return _mm512_add_epi32(sum, _mm512_popcnt_epi32(bits));
+  }
+  // 16 neighbouring sums as int32, from vector kIndex * kLanes / kPixels on.
+  template <int kIndex, int kVectors>
+  static __m512i to_int32(const __m512i (&sums)[kVectors]) {
+    return sums[kIndex];
+  }
+};
+
+// Vectors of 8 pixels, 64 channels each.
+struct Words64 {
+  using Word = std::uint64_t;
+  static constexpr std::int32_t kPixels = kLanes / 2;
+  static __m512i repeat(Word word) { return _mm512_set1_epi64(static_cast<long long>(word)); }
+  static __m512i add_popcount(__m512i sum, __m512i bits) {
+    return _mm512_add_epi64(sum, _mm512_popcnt_epi64(bits));
+  }
+  template <int kIndex, int kVectors>
+  static __m512i to_int32(const __m512i (&sums)[kVectors]) {
+    constexpr int kLast = std::min(2 * kIndex + 1, kVectors - 1);
+    // The low halves; index 16 + i is lane i of the second vector.
+    const __m512i low =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_epi32(sums[2 * kIndex], low, sums[kLast]);
+  }
+};
+
+// Mismatches of kVectors vectors of pixels with kChannels output channels.
+//
+// words [rows, pitch], of which the first kVectors vectors of a row; weights [rows, kWeightBlock],
+// of which the first kChannels words of a row.
+template <typename Words, int kVectors, int kChannels>
+inline void count_mismatches(const typename Words::Word* words, std::int64_t pitch,
+                             const typename Words::Word* weights, std::int32_t rows,
+                             __m512i (&sums)[kChannels][kVectors]) {
+  // Their own array: the compiler keeps it in registers.
+  __m512i own[kChannels][kVectors];
+  for (auto& channel : own) {
+    for (__m512i& sum : channel) sum = _mm512_setzero_si512();
+  }
+  for (std::int32_t row = 0; row < rows; ++row, words += pitch, weights += kWeightBlock) {
+    __m512i pixels[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      pixels[v] = _mm512_loadu_si512(words + v * Words::kPixels);
+    }
+    for (int i = 0; i < kChannels; ++i) {
+      const __m512i weight = Words::repeat(weights[i]);
+      for (int v = 0; v < kVectors; ++v) {
+        own[i][v] = Words::add_popcount(own[i][v], _mm512_xor_si512(pixels[v], weight));
+      }
+    }
+  }
+  for (int i = 0; i < kChannels; ++i) {
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = own[i][v];
+  }
+}
+
+template <typename Words>
+class PopcountPlan final : public BinaryConvPlan {
+ public:
+  using Word = typename Words::Word;
+
+  PopcountPlan(const ConvShape& shape, std::shared_ptr<const PopcountWeights<Word>> weights)
+      : shape_(shape),
+        layout_(shape, kWordChannels<Word>),
+        weights_(std::move(weights)),
+        pixels_(output_pixels(shape)),
+        vectors_(tile_vectors(pixels_, weights_->rows)),
+        tiles_(divided_up(pixels_, vectors_ * Words::kPixels)),
+        direct_(shape.taps() == 1 && shape.vertical.stride == 1 && shape.horizontal.stride == 1 &&
+                layout_.row == shape.horizontal.size && layout_.rows == shape.vertical.size),
+        chunk_blocks_(std::max(std::min(kFewestBlocks, weights_->blocks),
+                               divided_up(weights_->blocks * tiles_, kFewestUnits))),
+        chunks_(divided_up(weights_->blocks, chunk_blocks_)),
+        pack_rows_(std::max(1, kPackedPixels / shape.horizontal.size)),
+        border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
+        runs_(output_runs(shape, layout_, vectors_ * Words::kPixels)) {}
+
+  std::size_t workspace_bytes() const override {
+    return static_cast<std::size_t>(shape_.group * layout_.planes_per_group * layout_.plane) *
+           sizeof(Word);
+  }
+  std::int32_t pack_units() const override {
+    return shape_.group * layout_.planes_per_group * row_blocks();
+  }
+  std::int32_t conv_units() const override { return shape_.group * chunks_ * tiles_; }
+
+  void pack(std::int32_t unit, const float* x, const float* threshold,
+            void* workspace) const override {
+    const std::int32_t plane = unit / row_blocks();
+    const std::int32_t row = unit % row_blocks() * pack_rows_;
+    const std::int32_t group = plane / layout_.planes_per_group;
+    const std::int32_t first = plane % layout_.planes_per_group * kWordChannels<Word>;
+    const std::int32_t channel = group * shape_.in_channels_per_group() + first;
+    const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
+    avx512::pack_rows(shape_, layout_, {row, std::min(shape_.vertical.size, row + pack_rows_)},
+                      x + channel * image,
+                      std::min(kWordChannels<Word>, shape_.in_channels_per_group() - first),
+                      threshold + channel, static_cast<Word*>(workspace) + plane * layout_.plane);
+  }
+
+  void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
+                float* y) const override {
+    const auto value_of = [&](std::int32_t co, __m512i accumulator) {
+      const __m512 scaled =
+          _mm512_mul_ps(_mm512_set1_ps(epilogue.scale[co]), _mm512_cvtepi32_ps(accumulator));
+      return _mm512_add_ps(scaled, _mm512_set1_ps(epilogue.bias[co]));
+    };
+    if (epilogue.residual == nullptr) {
+      run_unit(unit, workspace,
+               [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
+                 _mm512_mask_storeu_ps(y + index, lanes, value_of(co, accumulator));
+               });
+    } else {
+      run_unit(unit, workspace,
+               [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
+                 const __m512 r = _mm512_maskz_loadu_ps(lanes, epilogue.residual + index);
+                 const __m512 value = _mm512_add_ps(value_of(co, accumulator), r);
+                 _mm512_mask_storeu_ps(y + index, lanes, value);
+               });
+    }
+  }
+
+  void accumulate(std::int32_t unit, const void* workspace,
+                  std::int32_t* accumulators) const override {
+    run_unit(unit, workspace,
+             [&](std::int32_t, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
+               _mm512_mask_storeu_epi32(accumulators + index, lanes, accumulator);
+             });
+  }
+
+ private:
+  // As many as fit the first cache.
+  static std::int32_t tile_vectors(std::int32_t pixels, std::int32_t rows) {
+    const std::int64_t fitting = std::max<std::int64_t>(1, kTileBytes / 64 / rows);
+    const std::int32_t most = std::min(kMostVectors, divided_up(pixels, Words::kPixels));
+    return static_cast<std::int32_t>(std::min<std::int64_t>(most, fitting));
+  }
+
+  std::int32_t row_blocks() const { return divided_up(shape_.vertical.size, pack_rows_); }
+
+  // Calls store(co, index in [Co, Ho, Wo], lanes, accumulators) for all vectors of a unit.
+  template <typename Store>
+  void run_unit(std::int32_t unit, const void* workspace, Store store) const {
+    const std::int32_t tile = unit % tiles_;
+    const std::int32_t chunk = unit / tiles_ % chunks_;
+    const std::int32_t group = unit / tiles_ / chunks_;
+    const std::int32_t first = tile * vectors_ * Words::kPixels;
+    const Word* planes = static_cast<const Word*>(workspace) +
+                         std::int64_t{group} * layout_.planes_per_group * layout_.plane;
+    // The last tile may be narrower.
+    const std::int32_t vectors = std::min(vectors_, divided_up(pixels_ - first, Words::kPixels));
+    std::vector<Word> far;
+    alignas(64) Word near[kTileBytes / sizeof(Word) + kMostVectors * Words::kPixels];
+    const Word* words = planes + first;
+    std::int64_t pitch = layout_.plane;
+    if (!direct_) {
+      pitch = std::int64_t{vectors} * Words::kPixels;
+      Word* tile_words = near;
+      if (weights_->rows > kTileBytes / 64) {
+        far.resize(static_cast<std::size_t>(weights_->rows * pitch + Words::kPixels));
+        tile_words = far.data();
+      }
+      gather(planes, runs_[static_cast<std::size_t>(tile)], pitch, tile_words);
+      words = tile_words;
+    }
+    const Place place = {group, first, chunk * chunk_blocks_,
+                         std::min(weights_->blocks, (chunk + 1) * chunk_blocks_)};
+    switch (vectors) {
+      case 1:
+        return run_blocks<1, 8>(words, pitch, place, store);
+      case 2:
+        return run_blocks<2, 8>(words, pitch, place, store);
+      case 3:
+        return run_blocks<3, 8>(words, pitch, place, store);
+      default:
+        return run_blocks<kMostVectors, 4>(words, pitch, place, store);
+    }
+  }
+
+  struct Place {
+    std::int32_t group;
+    std::int32_t pixel;
+    std::int32_t first_block;
+    std::int32_t end_block;
+  };
+
+  template <int kVectors, int kChannels, typename Store>
+  void run_blocks(const Word* words, std::int64_t pitch, const Place& place, Store store) const {
+    const std::int32_t channels = shape_.out_channels_per_group();
+    const Pixels<kVectors> pixels(*this, place.pixel);
+    for (std::int32_t block = place.first_block; block < place.end_block; ++block) {
+      for (std::int32_t part = 0; part < kWeightBlock; part += kChannels) {
+        const std::int32_t within = block * kWeightBlock + part;
+        __m512i sums[kChannels][kVectors];
+        count_mismatches<Words, kVectors, kChannels>(
+            words, pitch, weights_->block(place.group, block) + part, weights_->rows, sums);
+        for (int i = 0; i < kChannels && within + i < channels; ++i) {
+          finish(place.group * channels + within + i, pixels, sums[i], store);
+        }
+      }
+    }
+  }
+
+  // What all output channels share of a tile.
+  template <int kVectors>
+  struct Pixels {
+    static constexpr int kCount = (kVectors * Words::kPixels + kLanes - 1) / kLanes;
+
+    std::int32_t first;
+    __m512i classes[kCount];
+    __mmask16 lanes[kCount];
+
+    Pixels(const PopcountPlan& plan, std::int32_t pixel) : first(pixel) {
+      const std::int32_t all = std::min(kVectors * Words::kPixels, plan.pixels_ - pixel);
+      for (int i = 0; i < kCount; ++i) {
+        classes[i] = _mm512_loadu_si512(plan.border_.class_of.data() + pixel + i * kLanes);
+        lanes[i] = static_cast<__mmask16>((1u << std::min(kLanes, all - i * kLanes)) - 1);
+      }
+    }
+  };
+
+  // Makes accumulators of an output channel's mismatches.
+  template <int kVectors, typename Store>
+  void finish(std::int32_t co, const Pixels<kVectors>& pixels, const __m512i (&sums)[kVectors],
+              Store store) const {
+    const std::int32_t* corrections = border_.corrections.data() + std::int64_t{co} * border_.pitch;
+    const std::int64_t index = std::int64_t{co} * pixels_ + pixels.first;
+    const auto one = [&](auto constant) {
+      constexpr int i = decltype(constant)::value;
+      if constexpr (i < Pixels<kVectors>::kCount) {
+        const __m512i correction =
+            border_.pitch == BorderCorrections::kVector
+                ? _mm512_permutexvar_epi32(pixels.classes[i], _mm512_loadu_si512(corrections))
+                : _mm512_i32gather_epi32(pixels.classes[i], corrections, sizeof(*corrections));
+        const __m512i mismatches = Words::template to_int32<i>(sums);
+        store(co, index + i * kLanes, pixels.lanes[i],
+              _mm512_sub_epi32(correction, _mm512_add_epi32(mismatches, mismatches)));
+      }
+    };
+    one(std::integral_constant<int, 0>{});
+    one(std::integral_constant<int, 1>{});
+    one(std::integral_constant<int, 2>{});
+    one(std::integral_constant<int, 3>{});
+  }
+
+  // Copies a tile's words under all taps together; writes up to a vector past each row.
+  void gather(const Word* planes, const Runs& runs, std::int64_t pitch, Word* words) const {
+    for (std::int32_t plane = 0; plane < layout_.planes_per_group; ++plane) {
+      for (std::int32_t tap = 0; tap < shape_.taps(); ++tap, words += pitch) {
+        const Word* source = planes + plane * layout_.plane + layout_.tap_offset(shape_, tap);
+        for (const Run& run : runs) {
+          for (std::int32_t done = 0; done < run.length; done += Words::kPixels) {
+            _mm512_storeu_si512(words + run.first + done,
+                                _mm512_loadu_si512(source + run.source + done));
+          }
+        }
+      }
+    }
+  }
+
+  ConvShape shape_;
+  PlaneLayout layout_;
+  std::shared_ptr<const PopcountWeights<Word>> weights_;
+  std::int32_t pixels_;   // Ho * Wo
+  std::int32_t vectors_;  // of pixels in a tile
+  std::int32_t tiles_;
+  bool direct_;  // a plane is a row of every tile
+  std::int32_t chunk_blocks_;
+  std::int32_t chunks_;
+  std::int32_t pack_rows_;
+  BorderCorrections border_;
+  std::vector<Runs> runs_;  // of every tile
+};
+
+template <typename Words>
+class PopcountKernel final : public BinaryConvKernel {
+ public:
+  PopcountKernel(const ConvShape& shape, const std::uint32_t* weight)
+      : weights_(std::make_shared<const PopcountWeights<typename Words::Word>>(shape, weight)) {}
+
+  std::unique_ptr<const BinaryConvPlan> plan(const ConvShape& shape) const override {
+    return std::make_unique<PopcountPlan<Words>>(shape, weights_);
+  }
+
+ private:
+  std::shared_ptr<const PopcountWeights<typename Words::Word>> weights_;
+};
+
+}  // namespace
+
+std::unique_ptr<const BinaryConvKernel> make_avx512_popcount(const ConvShape& shape,
+                                                             const std::uint32_t* weight) {
+  if (shape.words_per_tap() % 2 == 0) {
+    return std::make_unique<PopcountKernel<Words64>>(shape, weight);
+  }
+  return std::make_unique<PopcountKernel<Words32>>(shape, weight);
+}
+
+}  // namespace cpu
+}  // namespace bitexport
+
+BITEXPORT_TARGET_END

@@ -1,0 +1,144 @@
+#include "kernels/cpu/avx512_words.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+#include "kernels/cpu/target.h"
+
+BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw")
+
+namespace bitexport {
+namespace cpu {
+namespace avx512 {
+namespace {
+
+constexpr std::int32_t kLanes = 16;  // floats of a vector
+constexpr std::int32_t kVectors = 4;
+// Pixels packed at once: four vectors, as their chains of instructions hide each other's latency.
+constexpr std::int32_t kPixels = kLanes * kVectors;
+constexpr std::int32_t kWordBits = 32;
+
+__mmask16 first_lanes(std::int64_t count) {
+  return static_cast<__mmask16>(count >= kLanes ? 0xffff
+                                                : (1 << std::max<std::int64_t>(0, count)) - 1);
+}
+
+// The bits of up to 32 channels of kPixels pixels, of which the last ones may be missing.
+void encode(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
+            const __mmask16 (&lanes)[kVectors], __m512i (&words)[kVectors]) {
+  for (__m512i& word : words) word = _mm512_setzero_si512();
+  for (std::int32_t j = 0; j < channels; ++j, x += image) {
+    const __m512 limit = _mm512_set1_ps(threshold[j]);
+    const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << j));
+    for (int v = 0; v < kVectors; ++v) {
+      // A comparison with a NaN is false.
+      const __m512 values = _mm512_maskz_loadu_ps(lanes[v], x + v * kLanes);
+      const __mmask16 above = _mm512_cmp_ps_mask(values, limit, _CMP_GE_OQ);
+      words[v] = _mm512_mask_or_epi32(words[v], above, words[v], bit);
+    }
+  }
+}
+
+// Words of kPixels pixels from x on; out has room for all.
+void encode_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
+                  const __mmask16 (&lanes)[kVectors], std::uint32_t* out) {
+  __m512i words[kVectors];
+  encode(x, image, channels, threshold, lanes, words);
+  for (int v = 0; v < kVectors; ++v) _mm512_storeu_si512(out + v * kLanes, words[v]);
+}
+
+void encode_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
+                  const __mmask16 (&lanes)[kVectors], std::uint64_t* out) {
+  __m512i low[kVectors];
+  __m512i high[kVectors];
+  const std::int32_t first = std::min(channels, kWordBits);
+  encode(x, image, first, threshold, lanes, low);
+  encode(x + first * image, image, channels - first, threshold + first, lanes, high);
+  // Index 16 + i is lane i of the second vector.
+  const __m512i begin = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i end =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  for (int v = 0; v < kVectors; ++v) {
+    _mm512_storeu_si512(out + v * kLanes, _mm512_permutex2var_epi32(low[v], begin, high[v]));
+    _mm512_storeu_si512(out + v * kLanes + kLanes / 2,
+                        _mm512_permutex2var_epi32(low[v], end, high[v]));
+  }
+}
+
+// Puts `count` neighbouring words of an image's row, from `column` on, where the layout has them.
+template <typename Word>
+void place(const ConvShape& shape, const PlaneLayout& layout, const Word* words,
+           std::int32_t column, std::int32_t count, Word* row) {
+  const std::int32_t stride = shape.horizontal.stride;
+  const std::int64_t first = std::int64_t{column} + shape.horizontal.pad_begin;
+  if (stride == 1) {
+    std::memcpy(row + first, words, static_cast<std::size_t>(count) * sizeof(Word));
+    return;
+  }
+  // Word by word of one phase, so that the writes are neighbours.
+  for (std::int32_t phase = 0; phase < std::min(stride, count); ++phase) {
+    Word* out = row + layout.column_offset(first + phase, stride);
+    for (std::int32_t i = phase; i < count; i += stride) *out++ = words[i];
+  }
+}
+
+// Zeros from row `first` of the padded image on.
+template <typename Word>
+void clear(const PlaneLayout& layout, std::int64_t first, std::int64_t end, Word* plane) {
+  std::memset(plane + first * layout.row, 0,
+              static_cast<std::size_t>((end - first) * layout.row) * sizeof(Word));
+}
+
+template <typename Word>
+void pack(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
+          std::int32_t channels, const float* threshold, Word* plane) {
+  const std::int32_t width = shape.horizontal.size;
+  const std::int64_t image = std::int64_t{shape.vertical.size} * width;
+  const std::int64_t pad = shape.vertical.pad_begin;
+  const bool last = rows.end == shape.vertical.size;
+  if (layout.row != width || layout.rows != shape.vertical.size) {
+    clear(layout, rows.first == 0 ? 0 : pad + rows.first, last ? layout.rows : pad + rows.end,
+          plane);
+  }
+  const std::int64_t end = std::int64_t{rows.end} * width;
+  std::int32_t row = rows.first;
+  std::int32_t column = 0;
+  for (std::int64_t pixel = std::int64_t{rows.first} * width; pixel < end; pixel += kPixels) {
+    __mmask16 lanes[kVectors];
+    for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(end - pixel - v * kLanes);
+    alignas(64) Word words[kPixels];
+    encode_words(x + pixel, image, channels, threshold, lanes, words);
+    const auto count = static_cast<std::int32_t>(std::min<std::int64_t>(kPixels, end - pixel));
+    for (std::int32_t done = 0; done < count;) {
+      const std::int32_t some = std::min(count - done, width - column);
+      place(shape, layout, words + done, column, some, plane + (pad + row) * layout.row);
+      done += some;
+      column += some;
+      if (column == width) {
+        column = 0;
+        ++row;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
+               std::int32_t channels, const float* threshold, std::uint32_t* plane) {
+  pack(shape, layout, rows, x, channels, threshold, plane);
+}
+
+void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
+               std::int32_t channels, const float* threshold, std::uint64_t* plane) {
+  pack(shape, layout, rows, x, channels, threshold, plane);
+}
+
+}  // namespace avx512
+}  // namespace cpu
+}  // namespace bitexport
+
+BITEXPORT_TARGET_END

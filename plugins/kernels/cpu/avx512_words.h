@@ -1,0 +1,34 @@
+// Packs 32 or 64 channels of an image into a plane of words; see plane_layout.h.
+
+#ifndef BITEXPORT_KERNELS_CPU_AVX512_WORDS_H_
+#define BITEXPORT_KERNELS_CPU_AVX512_WORDS_H_
+
+#include <cstdint>
+
+#include "core/conv_shape.h"
+#include "kernels/cpu/plane_layout.h"
+
+namespace bitexport {
+namespace cpu {
+namespace avx512 {
+
+// Rows of the image, first to end - 1; the first and last rows of the image bring the padding above
+// and below them along.
+struct RowRange {
+  std::int32_t first;
+  std::int32_t end;
+};
+
+// x [channels, H, W] and threshold [channels] are those of the plane; bit j of a word is set where
+// channel j is at or above its threshold. The words of the padding are 0. plane: layout.plane
+// words.
+void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
+               std::int32_t channels, const float* threshold, std::uint32_t* plane);
+void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
+               std::int32_t channels, const float* threshold, std::uint64_t* plane);
+
+}  // namespace avx512
+}  // namespace cpu
+}  // namespace bitexport
+
+#endif  // BITEXPORT_KERNELS_CPU_AVX512_WORDS_H_

@@ -1,0 +1,43 @@
+// Depthwise convolution for AVX-512BW.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "core/conv_shape.h"
+#include "kernels/cpu/avx2_pack.h"
+#include "kernels/cpu/output_tiles.h"
+#include "kernels/cpu/target.h"
+#include "kernels/cpu/variants.h"
+
+BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw")
+
+namespace bitexport {
+namespace cpu {
+namespace {
+
+constexpr std::int32_t kVectorBytes = 64;
+using avx2::encode_signs;
+
+}  // namespace
+}  // namespace cpu
+}  // namespace bitexport
+
+#include "kernels/cpu/depthwise.h"
+
+namespace bitexport {
+namespace cpu {
+
+std::unique_ptr<const BinaryConvKernel> make_depthwise_avx512(const ConvShape& shape,
+                                                              const std::uint32_t* weight) {
+  return std::make_unique<DepthwiseKernel>(shape, weight);
+}
+
+}  // namespace cpu
+}  // namespace bitexport
+
+BITEXPORT_TARGET_END
