@@ -237,6 +237,8 @@ def _write_metadata(
     }
     if checkpoint is not None:
         properties["bitexport.source_sha256"] = checkpoint.sha256
+    if model.preprocessing:
+        properties["bitexport.preprocessing"] = model.preprocessing
     if model.dense_reasons:
         properties["bitexport.dense"] = json.dumps(dict(model.dense_reasons), sort_keys=True)
     if lowered.zero_weights:
