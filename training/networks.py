@@ -22,9 +22,11 @@ from bitexport.models.reactnet import REACTNET_A, ReActNetA, reactnet_resnet
 from bitexport.models.resnet import RESNETS, build_resnet
 from bitexport.models.siman import SIMAN_NETWORKS
 from bitexport.models.wide_resnet import WideResNet
-from bitexport.models.xnor_net import AlexNet, LeNet5, NetworkInNetwork
+from bitexport.models.xnor_net import AlexNet, AlexNetWidths, LeNet5, NetworkInNetwork
 
 __all__ = ["Architecture", "build"]
+
+Shape = tuple[int, int, int]
 
 _WRN = re.compile(r"wrn-(\d{1,3})-(\d{1,3})")
 _PLAN = re.compile(r"(birealnet50|birealnet|reactnet)((?:-\d{1,2}){4})")
@@ -54,12 +56,19 @@ class Architecture:
     width: int | None = None
 
 
-def build(architecture: Architecture, num_classes: int, *, binary: bool = True) -> nn.Module:
+def build(
+    architecture: Architecture,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, int, int] = (3, 32, 32),
+    binary: bool = True,
+) -> nn.Module:
     """A freshly initialized network.
 
     Args:
         architecture: Which one.
         num_classes: Length of the logits.
+        input_shape: (C, H, W); AlexNet's linear layers depend on it.
         binary: False leaves the 1-bit layers of a Wide ResNet out; the other networks' become
             real by their estimators.
 
@@ -67,7 +76,7 @@ def build(architecture: Architecture, num_classes: int, *, binary: bool = True) 
         InputError: There is no such network.
     """
     builder = _BUILDERS.get(architecture.family)
-    model = None if builder is None else builder(architecture, num_classes, binary)
+    model = None if builder is None else builder(architecture, num_classes, input_shape, binary)
     if model is None:
         raise InputError(
             "unknown architecture",
@@ -78,15 +87,16 @@ def build(architecture: Architecture, num_classes: int, *, binary: bool = True) 
     return model
 
 
-def _wide_resnet(a: Architecture, classes: int, binary: bool) -> nn.Module | None:
+def _wide_resnet(a: Architecture, classes: int, shape: Shape, binary: bool) -> nn.Module | None:
     match = _WRN.fullmatch(a.arch)
+    del shape
     if match is None:
         return None
     return WideResNet(int(match.group(1)), int(match.group(2)), classes, binarize=binary)
 
 
-def _residual(a: Architecture, classes: int, binary: bool) -> nn.Module | None:
-    del binary
+def _residual(a: Architecture, classes: int, shape: Shape, binary: bool) -> nn.Module | None:
+    del shape, binary
     if a.arch == "reactnet-a":
         narrow = (a.width or REACTNET_A[0]) / REACTNET_A[0]
         return ReActNetA([int(narrow * channels) for channels in REACTNET_A], classes)
@@ -102,26 +112,40 @@ def _residual(a: Architecture, classes: int, binary: bool) -> nn.Module | None:
     return networks[match.group(1)](blocks, classes, width=a.width or _STEM)
 
 
-def _xnor_net(a: Architecture, classes: int, binary: bool) -> nn.Module | None:
+def _xnor_net(a: Architecture, classes: int, shape: Shape, binary: bool) -> nn.Module | None:
     del binary
     if a.arch == "nin":
         narrow = (a.width or _NIN_WIDTHS[0]) / _NIN_WIDTHS[0]
         return NetworkInNetwork(classes, tuple(int(narrow * n) for n in _NIN_WIDTHS))
     if a.arch == "lenet5":
         return LeNet5(classes)
-    return AlexNet(classes) if a.arch == "alexnet" else None
+    return AlexNet(classes, _alexnet_widths(a, shape)) if a.arch == "alexnet" else None
+
+
+def _alexnet_widths(a: Architecture, shape: Shape) -> AlexNetWidths:
+    paper = AlexNetWidths()
+    narrow = (a.width or paper.features[0]) / paper.features[0]
+    side = (shape[1] - 11) // 4 + 1
+    for _ in range(3):
+        side = (side - 3) // 2 + 1
+    first, second, third, fourth, fifth = (int(narrow * n) for n in paper.features)
+    return AlexNetWidths(
+        features=(first, second, third, fourth, fifth),
+        hidden=(int(narrow * paper.hidden[0]), int(narrow * paper.hidden[1])),
+        positions=side * side,
+    )
 
 
 def _planned(networks: Mapping[str, NetworkPlan]) -> Callable[..., nn.Module | None]:
-    def builder(a: Architecture, classes: int, binary: bool) -> nn.Module | None:
-        del binary
+    def builder(a: Architecture, classes: int, shape: Shape, binary: bool) -> nn.Module | None:
+        del shape, binary
         return build_network(networks[a.arch], classes) if a.arch in networks else None
 
     return builder
 
 
-def _resnet(a: Architecture, classes: int, binary: bool) -> nn.Module | None:
-    del binary
+def _resnet(a: Architecture, classes: int, shape: Shape, binary: bool) -> nn.Module | None:
+    del shape, binary
     return build_resnet(a.arch, classes) if a.arch in RESNETS else None
 
 

@@ -174,7 +174,7 @@ def _recipe(path: Path, table: dict[str, Any]) -> Recipe:
             paper=table.pop("paper"),
             network=Architecture(table.pop("family"), table.pop("arch"), table.pop("width", None)),
             dataset=table.pop("dataset"),
-            input_shape=tuple(table.pop("input_shape")),  # type: ignore[arg-type]
+            input_shape=tuple(table.pop("input_shape")),
             augmentation=table.pop("augmentation"),
             batch_size=table.pop("batch_size"),
             stages={name: _stage(path, name, stages[name]) for name in stages},
@@ -200,7 +200,10 @@ def _stage(path: Path, name: str, table: Mapping[str, Any]) -> Stage:
         wanted = list if key == "milestones" else types[key]
         if not isinstance(value, (int, float) if wanted is float else wanted):
             raise _senseless(path, f"{key} = {value!r}", f"a {wanted.__name__}")
-    return Stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    values: dict[str, Any] = dict(table)
+    if "milestones" in values:
+        values["milestones"] = tuple(values["milestones"])
+    return Stage(**values)
 
 
 def _senseless(path: Path, got: object, expected: str) -> InputError:
