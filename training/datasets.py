@@ -172,7 +172,7 @@ def _cifar(options: DataOptions) -> ImageData:
             expected="the files of the python version",
             fix="Run again with --download, or on another machine: "
             f"python -c 'from torchvision.datasets import {cls.__name__}; "
-            f"{cls.__name__}({str(options.root)!r}, download=True)'",
+            f"{cls.__name__}({json.dumps(str(options.root))}, download=True)'",
         ) from error
     return ImageData(
         _limited(train, options.limit),
@@ -193,7 +193,7 @@ def _imagenet(options: DataOptions) -> ImageData:
                 expected="one folder a class: train/n01440764/*.JPEG, val/n01440764/*.JPEG",
                 fix="Name its parent with --data. ImageNet needs an account at image-net.org; put "
                 "its archives there and run: python -c 'from torchvision.datasets import ImageNet; "
-                f'[ImageNet({str(options.root)!r}, part) for part in ("train", "val")]\'',
+                f'[ImageNet({json.dumps(str(options.root))}, part) for part in ("train", "val")]\'',
             )
     final = _to_float(_IMAGENET_MEAN, _IMAGENET_STD)
     resized = [v2.ToImage(), v2.Resize(round(size * _RESIZE_RATIO)), v2.CenterCrop(size)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.families import load
@@ -29,6 +29,7 @@ from training.datasets import ImageData
 from training.engine import make_fabric, set_determinism
 from training.logs import EpochReport, RunLog, show_progress
 from training.networks import build
+from training.prediction import predict
 from training.recipe import Recipe, Stage
 from training.schedules import learning_rate, make_optimizer
 from training.systems import SYSTEMS, System
@@ -36,9 +37,8 @@ from training.systems import SYSTEMS, System
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Outcome", "RunOptions", "evaluate", "threads", "train"]
+__all__ = ["Outcome", "RunOptions", "threads", "train"]
 
-_EVALUATION_BATCH = 256
 # Their readers keep the latent weights, so a file of theirs can be trained on.
 _CONTINUED = ("wide-resnet", "bireal", "reactnet", "xnor-net", "resnet")
 
@@ -255,8 +255,11 @@ class _Run:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        counts = _right_and_seen(self.model, self.data.test, rank, world, self.fabric.device)
-        right, seen = self._over_processes(counts).tolist()
+        test: Any = self.data.test
+        share = Subset(test, range(rank, len(test), world))
+        logits, labels = predict(self.model, share, self.fabric.device)
+        right = (logits.argmax(dim=1) == labels).sum()
+        right, seen = self._over_processes(torch.stack([right, torch.tensor(len(labels))]))
         return float(right / seen)
 
     def _over_processes(self, sums: Tensor) -> Tensor:
@@ -296,12 +299,6 @@ class _Run:
         options = self.options
         parts = (self.recipe, options.seed, options.precision, options.teacher, options.start)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def evaluate(model: nn.Module, data: Any, device: str = "cpu") -> float:  # noqa: ANN401
-    """Share of a data set's images that a model predicts right."""
-    right, seen = _right_and_seen(model, data, 0, 1, torch.device(device)).tolist()
-    return float(right / seen)
 
 
 @contextmanager
@@ -371,25 +368,6 @@ def _loss(stage: Stage, options: RunOptions) -> Loss:
         return F.cross_entropy(logits, target)
 
     return distil
-
-
-@torch.no_grad()
-def _right_and_seen(
-    model: nn.Module,
-    data: Any,  # noqa: ANN401
-    rank: int,
-    world: int,
-    device: torch.device,
-) -> Tensor:
-    was_training = model.training
-    model.eval()
-    share = Subset(data, range(rank, len(data), world))
-    counts = torch.zeros(2, dtype=torch.float64)
-    for images, labels in DataLoader(share, batch_size=_EVALUATION_BATCH):
-        predicted = model(images.to(device)).argmax(dim=1).cpu()
-        counts += torch.tensor([int((predicted == labels).sum()), len(labels)])
-    model.train(was_training)
-    return counts
 
 
 def _require_finite(loss: float, stage: str, epoch: int) -> None:
