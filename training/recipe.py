@@ -30,7 +30,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Recipe", "Stage", "load_recipe", "recipe_names", "with_epochs"]
+__all__ = ["Recipe", "Stage", "load_recipe", "merged", "parse_toml", "recipe_names", "with_epochs"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 
@@ -133,21 +133,11 @@ def load_recipe(name: str, dataset: str | None = None) -> Recipe:
         InputError: There is no such recipe, or it says something that makes no sense.
     """
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
-    try:
-        table = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"no recipe {name}",
-            got=error.strerror or error,
-            expected=f"a TOML file, or one of {', '.join(recipe_names())}",
-            fix="Correct --recipe.",
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise _senseless(path, error, "TOML") from error
+    table = parse_toml(path, name)
     small = table.pop("digits", {})
     chosen = dataset or table.get("dataset", "digits")
     if chosen == "digits":
-        table = _merged(table, small)
+        table = merged(table, small)
     return _recipe(path, {**table, "dataset": chosen})
 
 
@@ -157,11 +147,31 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return replace(recipe, stages=stages)
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def parse_toml(path: Path, name: str = "") -> dict[str, Any]:
+    """The table of a recipe's file.
+
+    Raises:
+        InputError: It cannot be read; the message calls it ``name``.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(
+            f"no recipe {name or path}",
+            got=error.strerror or error,
+            expected=f"a TOML file, or one of {', '.join(recipe_names())}",
+            fix="Correct --recipe.",
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise _senseless(path, error, "TOML") from error
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over``, table by table."""
     result = dict(base)
     for key, value in over.items():
         inner = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = _merged(base[key], value) if inner else value
+        result[key] = merged(base[key], value) if inner else value
     return result
 
 
