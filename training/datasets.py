@@ -133,7 +133,7 @@ def _digits(options: DataOptions) -> ImageData:
 
     augment = None
     if options.augmentation != "none":
-        augment = v2.RandomCrop((height, width), padding=height // 16, fill=-1)
+        augment = v2.RandomCrop((height, width), padding=max(1, height // 16), fill=-1)
     count = options.limit
     preprocessing = _preprocessing(options, (0.5,) * channels, (0.5,) * channels)
     return ImageData(

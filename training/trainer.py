@@ -183,7 +183,7 @@ class _Run:
             self.model.load_state_dict(resumed["model"])
             self.optimizer.load_state_dict(resumed["optimizer"])
             self.fabric.strategy.precision.load_state_dict(resumed["precision"])
-        else:
+        elif stage.weights == "binary":
             self.system.after_step(self.model)
         before = sum(s.epochs for s in [*self.recipe.stages.values()][:index])
         for number in range(epoch, stage.epochs):
@@ -202,6 +202,7 @@ class _Run:
         progress: Any,  # noqa: ANN401
     ) -> EpochReport:
         started = time.perf_counter()
+        self.constrained = stage.weights == "binary"
         self.system.begin_epoch(self.model, epoch, stage.epochs)
         wrapped.train()
         batches = iter(self.loader)
@@ -247,7 +248,8 @@ class _Run:
             right = int((logits.detach().argmax(dim=1) == labels).sum())
             sums += torch.tensor([loss.item() * len(labels), right, len(labels)])
         self.optimizer.step()
-        self.system.after_step(self.model)
+        if self.constrained:
+            self.system.after_step(self.model)
         return sums
 
     def _test(self) -> float:
@@ -258,9 +260,10 @@ class _Run:
         test: Any = self.data.test
         share = Subset(test, range(rank, len(test), world))
         logits, labels = predict(self.model, share, self.fabric.device)
-        right = (logits.argmax(dim=1) == labels).sum()
-        right, seen = self._over_processes(torch.stack([right, torch.tensor(len(labels))]))
-        return float(right / seen)
+        right = int((logits.argmax(dim=1) == labels).sum())
+        counts = torch.tensor([right, len(labels)], dtype=torch.float64)
+        right_of_all, seen = self._over_processes(counts).tolist()
+        return float(right_of_all / seen)
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         return cast(Tensor, self.fabric.all_reduce(sums, reduce_op="sum"))
