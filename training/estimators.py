@@ -9,7 +9,7 @@ With Wb = scale * sign(W) and g = dL/dWb, a layer hands an estimator ``scale * g
     ReActNet    as Bi-Real                                 as Bi-Real, at x + shift
     XNOR-Net    g * (1/n + mean|W| * [|W| < 1])            [|x| < 1]
     SiMaN       through |standardized W|                   max(2 - 2|x/std|, 0)
-    RBNN        k * max(sqrt(2) t - t^2 |W'|, 0)           the same slope, at x/std
+    RBNN        k * max(sqrt(2) t - t^2 |W'|, 0)           the same at x/std, with t >= 1, k = 1
 
 The values are those of the exported network, and ``Relaxed`` alone changes them: it is the real
 network that training may start from.
@@ -149,7 +149,8 @@ class Rbnn(nn.Module):
     Lin et al., "Rotated Binary Neural Network", NeurIPS 2020. The rotation of a filter, written
     as a matrix [a, b], is the product of two small ones (section 3.2); a learned angle blends it
     with the filter (3.3); the slope of the sign is k * max(sqrt(2) t - t^2 |x|, 0), where t grows
-    from 0.01 to 10 over the epochs and k = max(1/t, 1) (3.4).
+    from 0.01 to 10 over the epochs and k = max(1/t, 1) (3.4). For activations t starts at 1, as in
+    the authors' code: the first epochs' slope of sqrt(2) everywhere would multiply over the layers.
 
     Args:
         weight: The layer's latent weight, float [Co, Ci, kh, kw].
@@ -171,16 +172,17 @@ class Rbnn(nn.Module):
         self.register_buffer("R2", _random_orthogonal(columns))
         self.t = 0.1
 
-    def slope(self, x: Tensor) -> Tensor:
+    def slope(self, x: Tensor, smallest_t: float = 0.0) -> Tensor:
         """The sign's derivative at x."""
-        k = max(1 / self.t, 1.0)
-        return (k * (math.sqrt(2) * self.t - self.t**2 * x.detach().abs())).clamp_min(0)
+        t = max(self.t, smallest_t)
+        k = max(1 / t, 1.0)
+        return (k * (math.sqrt(2) * t - t**2 * x.detach().abs())).clamp_min(0)
 
     def activation_signs(self, x: Tensor) -> Tensor:
         """On the standardized sample; x [N, C, H, W] is centered already."""
         std = x.std(dim=(1, 2, 3), keepdim=True).clamp_min(_EPS)
         standardized = x / std
-        return sign_with_slope(standardized, self.slope(standardized))
+        return sign_with_slope(standardized, self.slope(standardized, smallest_t=1.0))
 
     def weight_signs(self, latent: Tensor, scale: Tensor) -> Tensor:
         """The signs of the rotated weight."""
