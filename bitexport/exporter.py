@@ -168,6 +168,7 @@ def export(
         arch=model.arch,
         source_sha256="" if checkpoint is None else checkpoint.sha256,
         dense_reasons=model.dense_reasons,
+        preprocessing=model.preprocessing,
     )
     data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
     comparison = _verify(data, lowered, model, options) if options.verify else None
@@ -279,6 +280,7 @@ def write_metadata(
     arch: str,
     source_sha256: str,
     dense_reasons: Mapping[str, str],
+    preprocessing: str = "",
 ) -> None:
     """Say in the file where it came from; no time and no paths, so that bytes repeat."""
     asked = {k: v for k, v in asdict(options).items() if v != asdict(ExportOptions())[k]}
@@ -290,6 +292,8 @@ def write_metadata(
     }
     if source_sha256:
         properties["bitexport.source_sha256"] = source_sha256
+    if preprocessing:
+        properties["bitexport.preprocessing"] = preprocessing
     if dense_reasons:
         properties["bitexport.dense"] = json.dumps(dict(dense_reasons), sort_keys=True)
     if lowered.zero_weights:

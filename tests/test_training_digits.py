@@ -10,14 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import bitexport
-from bitexport.errors import BitexportError, InputError, RuntimeFailure, UnsupportedModel
-from bitexport.models.wide_resnet import WideResNet
-from bitexport.runtimes import runtime_named
-from training import demo
-from training.checkpoints import load_checkpoint, save_checkpoint
-from training.data import IMAGE_SHAPE, Batches, Digits, load_digits, random_shift, split_indices
 from training.loop import (
     EpochReport,
     TrainOptions,
@@ -28,6 +20,14 @@ from training.loop import (
     predict,
     train,
 )
+
+import bitexport
+from bitexport.errors import BitexportError, InputError, RuntimeFailure, UnsupportedModel
+from bitexport.models.wide_resnet import WideResNet
+from bitexport.runtimes import runtime_named
+from training import demo
+from training.checkpoints import load_checkpoint, save_checkpoint
+from training.data import IMAGE_SHAPE, Batches, Digits, load_digits, random_shift, split_indices
 
 
 @pytest.fixture(scope="module")

@@ -1,78 +1,119 @@
-"""Checkpoints as the upstream training script of the 1-bit Wide ResNet writes them.
+"""Checkpoints that ``bitexport onnx`` takes without a flag.
 
-szagoruyko/binary-wide-resnet, ``main.py``: a dict with the ``state_dict`` and the ``epoch``, in
-which the weight of a convolution is named like the convolution, without ``.weight``:
+The layout is the one of the system's own code, so that its readers are ours. Beside the weights
+stand scalars that say what keys and shapes cannot:
 
-    {"state_dict": {"conv0": ..., "group0.block0.conv0": ..., "bn_last.weight": ...}, "epoch": 30}
+    {"state_dict": {"conv0": ..., "group0.block0.conv0": ...}, "epoch": 30,
+     "bitexport_family": "wide-resnet", "bitexport_arch": "wrn-14-1",
+     "bitexport_weights": "binary", "bitexport_activations": "auto",
+     "bitexport_input": "3x16x16", "bitexport_preprocessing": "{...}"}
 
-A latent weight is stored as it was trained, in float32. Nothing says whether it is binarized.
+They load with ``weights_only``.
 """
 
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bitexport.checkpoint import read_checkpoint
-from bitexport.families.state import assign_state
+from bitexport.errors import InputError
 from bitexport.files import write_atomically
+from training.layouts import upstream_state
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["Description", "load_resume", "save_checkpoint", "save_resume"]
 
-_SUFFIX = ".weight"
+# Families whose readers have no other weights, or no other activations, than the usual ones.
+_ONLY_BINARY_ACTIVATIONS = ("bireal", "reactnet", "xnor-net", "siman", "rbnn")
+_SUM = "recipe"
 
 
-def save_checkpoint(path: Path, model: nn.Module, epoch: int) -> None:
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        family: Name of the family that reads it.
+        arch: Name within the family.
+        binary: Whether the weights are binary.
+        input_shape: (C, H, W).
+        preprocessing: JSON.
+    """
+
+    family: str
+    arch: str
+    binary: bool
+    input_shape: tuple[int, int, int]
+    preprocessing: str
+
+    def scalars(self) -> dict[str, str]:
+        """As they stand in the file."""
+        quantized = self.family not in ("resnet", "kill-the-bits")
+        weights = ("binary" if self.binary else "float") if quantized else "auto"
+        binary_activations = self.family in _ONLY_BINARY_ACTIVATIONS
+        return {
+            "bitexport_family": self.family,
+            "bitexport_arch": self.arch,
+            "bitexport_weights": weights,
+            "bitexport_activations": "binary" if binary_activations else "auto",
+            "bitexport_input": "x".join(map(str, self.input_shape)),
+            "bitexport_preprocessing": self.preprocessing,
+        }
+
+
+def save_checkpoint(path: Path, model: nn.Module, description: Description, epoch: int) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
         path: The file.
-        model: Its parameters and BatchNorm statistics are saved.
+        model: With the system's estimators in place.
+        description: What it is.
         epoch: Epochs trained so far.
 
     Raises:
         InputError: The file cannot be written.
         RuntimeFailure: The disk is full.
     """
-    names = _upstream_names(model)
-    state: OrderedDict[str, Tensor] = OrderedDict(
-        (names[key], value.detach().cpu().contiguous()) for key, value in model.state_dict().items()
-    )
-    buffer = io.BytesIO()
-    torch.save({"state_dict": state, "epoch": epoch}, buffer)
-    write_atomically(path, buffer.getvalue())
+    state = upstream_state(description.family, model, binary=description.binary)
+    _save(path, {"state_dict": state, "epoch": epoch, **description.scalars()})
 
 
-def load_checkpoint(path: Path, model: nn.Module) -> int:
-    """Load a checkpoint into a model of the same architecture.
+def save_resume(path: Path, record: dict[str, Any], fingerprint: str) -> None:
+    """Write what a run needs to go on: weights, optimizer, where it stands."""
+    _save(path, {**record, _SUM: fingerprint})
 
-    Args:
-        path: A file of :func:`save_checkpoint`, or of the upstream script.
-        model: Changed in place.
 
-    Returns:
-        Epochs trained so far; 0 where the file does not say.
+def load_resume(path: Path, fingerprint: str) -> dict[str, Any]:
+    """Read what :func:`save_resume` wrote.
 
     Raises:
-        InputError: The file cannot be read.
-        UnsupportedModel: Its tensors are not those of the model.
+        InputError: It cannot be read, or is of another recipe.
     """
-    checkpoint = read_checkpoint(path)
-    own_names = {upstream: own for own, upstream in _upstream_names(model).items()}
-    tensors = checkpoint.tensors()
-    assign_state(model, {own_names.get(key, key): value for key, value in tensors.items()})
-    return int(checkpoint.metadata.get("epoch", 0))
+    try:
+        record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises whatever a damaged file drives it to.
+        raise InputError(
+            f"cannot resume from {path}",
+            got=str(error).split("\n", maxsplit=1)[0][:120],
+            expected="the file of an interrupted run",
+            fix="Leave --resume out to start again.",
+        ) from error
+    if record.get(_SUM) != fingerprint:
+        raise InputError(
+            f"cannot resume from {path}",
+            got="a run with other settings",
+            expected="the recipe and options of this run",
+            fix="Repeat the options of the first run, or leave --resume out to start again.",
+        )
+    return record
 
 
-def _upstream_names(model: nn.Module) -> dict[str, str]:
-    """Key of ``model.state_dict()`` -> key in the file."""
-    weights = {
-        f"{name}{_SUFFIX}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    }
-    return {key: key.removesuffix(_SUFFIX) if key in weights else key for key in model.state_dict()}
+def _save(path: Path, record: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(record, buffer)
+    write_atomically(path, buffer.getvalue())

@@ -13,8 +13,6 @@ it are therefore higher than on the digits of new writers.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,23 +24,17 @@ from torch import Tensor
 from bitexport.errors import RuntimeFailure
 
 __all__ = [
-    "CLASSES",
     "IMAGE_SHAPE",
-    "Batches",
     "Digits",
     "load_digits",
-    "random_shift",
     "split_indices",
 ]
 
-CLASSES = 10
 IMAGE_SHAPE = (3, 16, 16)
-_BACKGROUND = -1.0
 _BRIGHTEST = 16.0
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 0
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 IndexArray = npt.NDArray[np.int64]
 
 
@@ -97,65 +89,6 @@ def split_indices(labels: npt.NDArray[np.int64]) -> tuple[IndexArray, IndexArray
         np.arange(len(labels)), test_size=_TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED
     )
     return np.sort(train), np.sort(test)
-
-
-class Batches:
-    """Mini-batches of a data set in memory, in a new random order at every pass.
-
-    Args:
-        images: float32 [N, C, H, W].
-        labels: int64 [N].
-        batch_size: Images in a batch; the last batch of a pass holds the rest.
-        seed: Of the order and of the augmentation.
-        augment: Changes the images of each batch, at random.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        batch_size: int,
-        seed: int,
-        augment: Augmentation | None = None,
-    ) -> None:
-        self._images = images
-        self._labels = labels
-        self._batch_size = batch_size
-        self._augment = augment
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        """Batches in a pass."""
-        return math.ceil(len(self._images) / self._batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: images [n, C, H, W] and labels [n]."""
-        order = torch.randperm(len(self._images), generator=self._generator)
-        for indices in torch.split(order, self._batch_size):
-            images = self._images[indices]
-            if self._augment is not None:
-                images = self._augment(images, self._generator)
-            yield images, self._labels[indices]
-
-
-def random_shift(images: Tensor, generator: torch.Generator, pixels: int = 1) -> Tensor:
-    """Shift each image by up to ``pixels`` in both directions, and fill with background.
-
-    Args:
-        images: float32 [N, C, H, W].
-        generator: Source of randomness.
-        pixels: Largest shift.
-
-    Returns:
-        float32 [N, C, H, W].
-    """
-    count, _, height, width = images.shape
-    padded = F.pad(images, (pixels,) * 4, value=_BACKGROUND)
-    # [N, C, 2 * pixels + 1, 2 * pixels + 1, H, W]: every shifted view of every image.
-    views = padded.unfold(2, height, 1).unfold(3, width, 1)
-    down, right = torch.randint(0, 2 * pixels + 1, (2, count), generator=generator)
-    return views[torch.arange(count), :, down, right]
 
 
 def _to_images(grey: npt.NDArray[np.float64]) -> Tensor:

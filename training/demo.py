@@ -10,39 +10,35 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import typer
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from bitexport import ExportOptions, LoadOptions, export
-from bitexport.cli.output import Debug, progress, run, say, size, stdout
+from bitexport import export
+from bitexport.cli.output import Debug, progress, run, size, stdout
 from bitexport.comparison import Comparison, Tolerance, compare_logits
 from bitexport.errors import ComparisonFailure, InputError
 from bitexport.files import check_writable
-from bitexport.models.wide_resnet import WideResNet
 from bitexport.runtimes import Runner, runtime_named
-from training.checkpoints import save_checkpoint
-from training.data import CLASSES, IMAGE_SHAPE, Batches, Digits, load_digits, random_shift
-from training.loop import EpochReport, TrainOptions, accuracy, one_thread, predict, train
+from training.datasets import DataOptions, ImageData, open_data
+from training.prediction import accuracy, predict
+from training.recipe import Recipe, load_recipe, with_epochs
+from training.trainer import Outcome as Trained
+from training.trainer import RunOptions, threads, train
 
 __all__ = ["MIN_ACCURACY", "Outcome", "app", "export_and_run", "main", "train_network"]
 
 MIN_ACCURACY = 0.985
-_DEPTH, _WIDTH = 14, 1
-_BATCH_SIZE = 64
 _LATENCY_RUNS = 300
 _LATENCY_WARM_UP = 20
-_PIPE_EVERY = 10
 
 app = typer.Typer(
     add_completion=False,
@@ -80,24 +76,23 @@ def demo(
     """Train a 1-bit Wide ResNet on handwritten digits, export it, verify it, and compare."""
     del debug
     started = time.perf_counter()
-    digits = load_digits()
     _make_folder(out)
-    arch = f"WRN-{_DEPTH}-{_WIDTH}"
-    with _epoch_progress(f"1-bit {arch}", epochs) as show:
-        model = train_network(digits, epochs=epochs, seed=seed, show=show)
+    recipe = with_epochs(load_recipe("wrn20-10-1bit", "digits"), epochs)
+    data = open_digits(recipe)
+    trained = train_network(recipe, data, out / "1bit", seed=seed)
     with progress("exporting and verifying"):
-        binary = export_and_run(model, digits, out / "digits-1bit", epochs=epochs)
+        binary = export_and_run(trained, data, out / "digits-1bit.onnx")
     # Half the epochs are enough for a twin that has no signs to learn around.
-    half = max(1, epochs // 2)
-    with _epoch_progress("float32 twin", half) as show:
-        model = train_network(digits, epochs=half, seed=seed, binarize=False, show=show)
+    recipe = with_epochs(load_recipe("wrn20-10-float32", "digits"), max(1, epochs // 2))
+    trained = train_network(recipe, data, out / "float32", seed=seed)
     with progress("exporting and verifying"):
-        twin = export_and_run(model, digits, out / "digits-float32", epochs=half, binarize=False)
+        twin = export_and_run(trained, data, out / "digits-float32.onnx")
     with progress("measuring latency"):
-        latencies = _median_latencies([twin.onnx, binary.onnx], digits)
-    stdout.print(_table(twin, binary, latencies, len(digits.test_labels)))
+        images = held_out_images(data)
+        latencies = _median_latencies([twin.onnx, binary.onnx], images[:1])
+    stdout.print(_table(recipe, twin, binary, latencies, len(images)))
     seconds = time.perf_counter() - started
-    stdout.print(_remarks(binary, digits, seed, seconds), soft_wrap=True)
+    stdout.print(_remarks(binary, len(images), seed, seconds), soft_wrap=True)
     if binary.torch_accuracy < MIN_ACCURACY:
         raise ComparisonFailure(
             "the 1-bit network predicts too few held-out digits",
@@ -107,60 +102,31 @@ def demo(
         )
 
 
-@one_thread()
-def train_network(
-    digits: Digits,
-    *,
-    epochs: int,
-    seed: int,
-    binarize: bool = True,
-    show: Callable[[EpochReport], None] | None = None,
-) -> WideResNet:
-    """Train a small Wide ResNet.
+def open_digits(recipe: Recipe) -> ImageData:
+    """The digits as a recipe wants them."""
+    return open_data(DataOptions("digits", Path(), False, recipe.input_shape, recipe.augmentation))
+
+
+def train_network(recipe: Recipe, data: ImageData, out: Path, *, seed: int) -> Trained:
+    """Train a small Wide ResNet on one thread, and leave its checkpoint in ``out``."""
+    return train(recipe, data, RunOptions(out, seed=seed, device="cpu", threads=1))
+
+
+@threads(1)
+def export_and_run(trained: Trained, data: ImageData, onnx: Path) -> Outcome:
+    """Export a checkpoint, and run the exported file on the held-out images.
 
     Args:
-        digits: The data.
-        epochs: Passes over the training images.
-        seed: Of the initial weights, the order of the images and their augmentation.
-        binarize: False trains the full-precision twin.
-        show: Called after each epoch.
-    """
-    torch.manual_seed(seed)
-    model = WideResNet(_DEPTH, _WIDTH, CLASSES, in_channels=IMAGE_SHAPE[0], binarize=binarize)
-    model.to(memory_format=torch.channels_last)  # the faster layout on a CPU
-    batches = Batches(
-        digits.train_images,
-        digits.train_labels,
-        batch_size=_BATCH_SIZE,
-        seed=seed,
-        augment=random_shift,
-    )
-    train(model, batches, TrainOptions(epochs=epochs), show)
-    return model
-
-
-@one_thread()
-def export_and_run(
-    model: WideResNet, digits: Digits, stem: Path, *, epochs: int, binarize: bool = True
-) -> Outcome:
-    """Save a trained network, export the checkpoint, and run the exported file.
-
-    Args:
-        model: The trained network.
-        digits: Their held-out images are run in torch and in ONNX Runtime.
-        stem: Files are written as ``stem.pth.tar`` and ``stem.onnx``.
-        epochs: Epochs trained.
-        binarize: False exports the full-precision twin.
+        trained: The network and its checkpoint.
+        data: Their held-out images are run in torch and in ONNX Runtime.
+        onnx: The file to write.
 
     Raises:
         ComparisonFailure: The exported file predicts another class than torch for some image.
     """
-    checkpoint, onnx = Path(f"{stem}.pth.tar"), Path(f"{stem}.onnx")
-    save_checkpoint(checkpoint, model, epochs)
-    load = LoadOptions(weights="auto" if binarize else "float")
-    export(checkpoint, path=onnx, options=ExportOptions(load=load, input_size=IMAGE_SHAPE[1:]))
-    expected = predict(model, digits.test_images)
-    got = _runner(onnx).run({"input": digits.test_images.numpy()})["logits"]
+    export(trained.checkpoint, path=onnx)
+    expected, labels = predict(trained.model, data.test)
+    got = _runner(onnx).run({"input": held_out_images(data)})["logits"]
     tolerance = Tolerance.for_model(binary_activations=False, float16=False)
     comparison = compare_logits(got, expected.numpy(), tolerance)
     if not comparison.ok:
@@ -172,12 +138,18 @@ def export_and_run(
             fix="Please report this.",
         )
     return Outcome(
-        checkpoint=checkpoint,
+        checkpoint=trained.checkpoint,
         onnx=onnx,
-        torch_accuracy=accuracy(expected, digits.test_labels),
-        onnx_accuracy=accuracy(torch.from_numpy(got), digits.test_labels),
+        torch_accuracy=accuracy(expected, labels),
+        onnx_accuracy=accuracy(torch.from_numpy(got), labels),
         comparison=comparison,
     )
+
+
+def held_out_images(data: ImageData) -> npt.NDArray[np.float32]:
+    """The held-out images, float32 [N, C, H, W]."""
+    test = data.test
+    return np.stack([test[i][0].numpy() for i in range(len(test))])  # type: ignore[arg-type]
 
 
 def main() -> None:
@@ -189,22 +161,23 @@ def _runner(onnx: Path) -> Runner:
     return runtime_named("ort").load(onnx.read_bytes(), threads=1)
 
 
-def _median_latencies(files: list[Path], digits: Digits) -> list[float]:
+def _median_latencies(files: list[Path], image: npt.NDArray[np.float32]) -> list[float]:
     """Median milliseconds for one image on one thread; the files take turns."""
     runners = [_runner(file) for file in files]
-    image = {"input": digits.test_images[:1].numpy()}
     milliseconds: list[list[float]] = [[] for _ in files]
     for _ in range(_LATENCY_WARM_UP + _LATENCY_RUNS):
         for runner, measured in zip(runners, milliseconds, strict=True):
             started = time.perf_counter()
-            runner.run(image)
+            runner.run({"input": image})
             measured.append(1e3 * (time.perf_counter() - started))
     return [statistics.median(measured[_LATENCY_WARM_UP:]) for measured in milliseconds]
 
 
-def _table(twin: Outcome, binary: Outcome, latencies: list[float], images: int) -> Table:
+def _table(
+    recipe: Recipe, twin: Outcome, binary: Outcome, latencies: list[float], images: int
+) -> Table:
     table = Table(
-        title=f"WRN-{_DEPTH}-{_WIDTH} on {images} held-out handwritten digits",
+        title=f"{recipe.network.arch.upper()} on {images} held-out handwritten digits",
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
@@ -230,8 +203,7 @@ def _table(twin: Outcome, binary: Outcome, latencies: list[float], images: int) 
     return table
 
 
-def _remarks(binary: Outcome, digits: Digits, seed: int, seconds: float) -> Text:
-    images = len(digits.test_labels)
+def _remarks(binary: Outcome, images: int, seed: int, seconds: float) -> Text:
     lines = (
         f"torch and ONNX Runtime predict the same class for each of the {images} images.",
         "A training checkpoint holds float32 latent weights. Stock ONNX Runtime expands",
@@ -243,34 +215,6 @@ def _remarks(binary: Outcome, digits: Digits, seed: int, seconds: float) -> Text
         f"  bitexport inspect {binary.onnx}",
     )
     return Text("\n".join(lines))
-
-
-@contextmanager
-def _epoch_progress(title: str, epochs: int) -> Iterator[Callable[[EpochReport], None]]:
-    """A progress bar on a terminal, a line every few epochs in a pipe; both on stderr."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda report: _say_epoch(title, report)
-        return
-    columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=epochs, status="")
-        yield lambda report: bar.update(task, advance=1, status=_status(report))
-
-
-def _say_epoch(title: str, report: EpochReport) -> None:
-    if report.epoch % _PIPE_EVERY == 0 or report.epoch == report.epochs:
-        say(f"{title}: epoch {report.epoch} of {report.epochs}, {_status(report)}")
-
-
-def _status(report: EpochReport) -> str:
-    return f"loss {report.loss:.3f} accuracy {report.accuracy:.1%}"
 
 
 def _make_folder(out: Path) -> None:

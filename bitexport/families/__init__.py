@@ -12,6 +12,7 @@ from bitexport.families.kill_the_bits import KillTheBitsFamily
 from bitexport.families.rbnn import RbnnFamily
 from bitexport.families.reactnet import ReActNetFamily
 from bitexport.families.siman import SimanFamily
+from bitexport.families.statement import statement_of
 from bitexport.families.torchvision_resnet import TorchvisionResNetFamily
 from bitexport.families.wide_resnet import WideResNetFamily
 from bitexport.families.xnor_net import XnorNetFamily
@@ -67,13 +68,20 @@ def load(path: str | Path, options: LoadOptions | None = None) -> LoadedModel:
 
 
 def load_model(checkpoint: Checkpoint, options: LoadOptions | None = None) -> LoadedModel:
-    """Rebuild a checkpoint's model, detecting its family and architecture where not given.
+    """Rebuild a checkpoint's model.
+
+    Family and architecture are those of the options, or else the file's own statement, or else
+    detected.
 
     Raises:
         InputError: ``options.family`` is no family.
         UnsupportedModel: No family knows the checkpoint, or its tensors do not fit.
     """
-    options = options or LoadOptions()
+    statement = statement_of(checkpoint)
+    return statement.apply(_build(checkpoint, statement.fill(options or LoadOptions())))
+
+
+def _build(checkpoint: Checkpoint, options: LoadOptions) -> LoadedModel:
     if options.family is not None:
         family = family_named(options.family)
         arch = options.arch or family.detect(checkpoint)

@@ -45,6 +45,7 @@ class LoadedModel:
             need the wider tolerance.
         dense_reasons: Layer -> why its weight stayed dense.
         notes: What was assumed because the file does not say; shown to the user.
+        preprocessing: JSON: what the training did to a pixel; empty where the file does not say.
     """
 
     module: nn.Module
@@ -54,6 +55,7 @@ class LoadedModel:
     binary_activations: bool = False
     dense_reasons: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    preprocessing: str = ""
 
 
 class Family(Protocol):

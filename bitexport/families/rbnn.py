@@ -14,8 +14,6 @@ Activations are sign(x - mean(x)) per sample or, trained with ``--a32``, (x - me
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -32,7 +30,12 @@ from bitexport.families.centered import (
     weight_tensor,
 )
 from bitexport.models.centered_networks import build_network
-from bitexport.models.rbnn import RBNN_NETWORKS
+from bitexport.models.rbnn import (
+    RBNN_NETWORKS,
+    nearest_factors,
+    rotated_latent,
+    standardized_filters,
+)
 
 __all__ = ["RbnnFamily"]
 
@@ -111,19 +114,9 @@ def _rotated_signs(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tens
     In float32 and in upstream's order of operations: in float64 a few signs differ. A filter of
     equal weights has std 0 and gets the sign of NaN, which torch takes as 0, as upstream.
     """
-    rows, columns = _nearest_factors(shape[1:].numel())
+    rows, columns = nearest_factors(shape[1:].numel())
     latent = weight_tensor(checkpoint, f"{name}.weight", tuple(shape))
     left = weight_tensor(checkpoint, f"{name}.R1", (rows, rows))
     right = weight_tensor(checkpoint, f"{name}.R2", (columns, columns))
     angle = weight_tensor(checkpoint, f"{name}.rotate", (shape[0], 1, 1, 1))
-    centered = latent - latent.mean(dim=(1, 2, 3), keepdim=True)
-    standardized = centered / centered.std(dim=(1, 2, 3), keepdim=True)
-    matrices = standardized.reshape(shape[0], rows, columns)
-    rotated = (left.t() @ matrices @ right).reshape(shape)
-    return torch.sign(standardized + angle.sin().abs() * (rotated - standardized))
-
-
-def _nearest_factors(number: int) -> tuple[int, int]:
-    """(a, b) with a * b = ``number`` and a the largest divisor up to its square root."""
-    small = next(i for i in range(math.isqrt(number), 0, -1) if number % i == 0)
-    return small, number // small
+    return rotated_latent(standardized_filters(latent), left, right, angle).sign()

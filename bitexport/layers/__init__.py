@@ -7,6 +7,7 @@ export reads them, so what was trained is what is shipped.
 from bitexport.layers.adapters import register_layer, spec_of
 from bitexport.layers.binary_conv import BinaryConv2d, SignInputConv2d
 from bitexport.layers.codebook import CodebookConv2d, CodebookLinear
+from bitexport.layers.estimator import SignEstimator, StraightThrough
 from bitexport.layers.sign_conv import SignConv2d
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "CodebookConv2d",
     "CodebookLinear",
     "SignConv2d",
+    "SignEstimator",
     "SignInputConv2d",
+    "StraightThrough",
     "register_layer",
     "spec_of",
 ]

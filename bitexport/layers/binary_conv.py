@@ -7,9 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bitexport.layers.sign_conv import ScaleRule, SignConv2d, straight_through_sign
+from bitexport.layers.estimator import SignEstimator, StraightThrough
+from bitexport.layers.sign_conv import ScaleRule, SignConv2d
 
-__all__ = ["BinaryConv2d", "SignInputConv2d", "clipped_sign"]
+__all__ = ["BinaryConv2d", "SignInputConv2d"]
 
 
 class BinaryConv2d(SignConv2d):
@@ -60,27 +61,11 @@ class BinaryConv2d(SignConv2d):
             x = x - x.mean(dim=(1, 2, 3), keepdim=True)
         if self.shift is not None:
             x = x + self.shift
-        signs = straight_through_sign(self.weight)
-        accumulator = self._conv_forward(clipped_sign(x), signs, None)
-        y = accumulator * self.scale().reshape(1, -1, 1, 1)
+        scale = self.scale()
+        signs = self.estimator.weight_signs(self.weight, scale)
+        accumulator = self._conv_forward(self.estimator.activation_signs(x), signs, None)
+        y = accumulator * scale.reshape(1, -1, 1, 1)
         return cast(Tensor, y if self.bias is None else y + self.bias.reshape(1, -1, 1, 1))
-
-
-class _ClippedSign(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(x)
-        return x.sign()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
-        (x,) = ctx.saved_tensors
-        return cast(Tensor, gradients[0] * (x.abs() <= 1))
-
-
-def clipped_sign(x: Tensor) -> Tensor:
-    """sign(x), with sign(0) = 0; its gradient is taken to be 1 on [-1, 1] and 0 outside."""
-    return cast(Tensor, _ClippedSign.apply(x))
 
 
 class SignInputConv2d(nn.Conv2d):
@@ -110,9 +95,11 @@ class SignInputConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, bias=False, **conv)
         shift = nn.Parameter(torch.zeros(1, in_channels, 1, 1)) if shifted else None
         self.register_parameter("shift", shift)
+        self.estimator: SignEstimator = StraightThrough()
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
         if self.shift is not None:
             x = x + self.shift
-        return cast(Tensor, self._conv_forward(clipped_sign(x), self.weight, None))
+        signs = self.estimator.activation_signs(x)
+        return cast(Tensor, self._conv_forward(signs, self.weight, None))

@@ -8,7 +8,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SignConv2d", "straight_through_sign"]
+from bitexport.layers.estimator import SignEstimator, StraightThrough
+
+__all__ = ["ScaleRule", "SignConv2d"]
 
 ScaleRule = Literal["he", "filter-mean", "learned"]
 
@@ -17,8 +19,8 @@ class SignConv2d(nn.Conv2d):
     """Convolution whose weight is ``scale * sign(latent)``, without a bias.
 
     The latent weight is the parameter ``weight``, float [Co, Ci/group, kh, kw]; only its signs
-    (``torch.sign``: 0 stays 0) and its scale reach the output. The gradient passes the sign
-    unchanged (straight-through estimator).
+    (``torch.sign``: 0 stays 0) and its scale reach the output. How the gradient passes the sign is
+    up to the attribute ``estimator``.
 
     Args:
         in_channels: Ci.
@@ -43,38 +45,25 @@ class SignConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias=False, **conv)
         self.scale_rule = scale_rule
+        self.estimator: SignEstimator = StraightThrough()
         if scale_rule == "learned":
             self.alpha = nn.Parameter(torch.ones(out_channels, 1, 1))
 
     def scale(self) -> Tensor:
-        """Scale of each filter: float [Co, 1, 1, 1]."""
+        """Scale of each filter: float [Co, 1, 1, 1]; only a learned one has a gradient."""
         if self.scale_rule == "he":
             he = math.sqrt(2 / self.weight[0].numel())
             return self.weight.new_full((self.out_channels, 1, 1, 1), he)
         if self.scale_rule == "learned":
             return self.alpha.unsqueeze(-1)
-        return self.weight.abs().mean(dim=(1, 2, 3), keepdim=True)
+        return self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
-        weight = self.scale() * straight_through_sign(self.weight)
+        scale = self.scale()
+        weight = scale * self.estimator.weight_signs(self.weight, scale)
         return cast(Tensor, self._conv_forward(x, weight, None))
 
     def extra_repr(self) -> str:
         """Shown by ``print(module)``."""
         return f"{self.in_channels}, {self.out_channels}, scale_rule={self.scale_rule}"
-
-
-class _StraightThroughSign(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, latent: Tensor) -> Tensor:
-        return latent.sign()
-
-    @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-def straight_through_sign(latent: Tensor) -> Tensor:
-    """sign(latent), with sign(0) = 0; its gradient is taken to be 1 everywhere."""
-    return cast(Tensor, _StraightThroughSign.apply(latent))

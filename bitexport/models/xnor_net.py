@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bitexport.layers import BinaryConv2d
 
-__all__ = ["AlexNet", "BinaryBlock", "LeNet5", "NetworkInNetwork"]
+__all__ = ["AlexNet", "AlexNetWidths", "BinaryBlock", "LeNet5", "NetworkInNetwork"]
 
 _EPS = 1e-4
 _LAST_EPS = 1e-3
