@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "ort/half.h"
+#include "core/half.h"
 
 namespace bitexport {
 namespace ort {

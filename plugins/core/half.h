@@ -1,14 +1,12 @@
 // IEEE 754 half precision from and to float, bit for bit as the hardware would.
 
-#ifndef BITEXPORT_ORT_HALF_H_
-#define BITEXPORT_ORT_HALF_H_
+#ifndef BITEXPORT_CORE_HALF_H_
+#define BITEXPORT_CORE_HALF_H_
 
 #include <cstdint>
 #include <cstring>
 
 namespace bitexport {
-namespace ort {
-
 namespace half_detail {
 
 inline float from_bits(std::uint32_t bits) {
@@ -56,7 +54,6 @@ inline std::uint16_t float_to_half(float value) {
   return static_cast<std::uint16_t>(sign >> 16 | half);
 }
 
-}  // namespace ort
 }  // namespace bitexport
 
-#endif  // BITEXPORT_ORT_HALF_H_
+#endif  // BITEXPORT_CORE_HALF_H_
