@@ -25,7 +25,9 @@ IPluginV3* Creator::createPlugin(const char* name, const PluginFieldCollection* 
     const std::string title = layer_title(*spec_, name);
     return guarded(title, none, [&]() -> IPluginV3* {
       if (fields == nullptr) throw Failure("expected plugin fields, got none");
-      return new Plugin(make_layer(Attributes(*spec_, *fields)), title, namespace_);
+      auto* const plugin = new Plugin(make_layer(Attributes(*spec_, *fields)), title, namespace_);
+      log_verbose(title, plugin->getMetadataString());
+      return plugin;
     });
   });
 }

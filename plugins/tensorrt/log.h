@@ -18,11 +18,15 @@ class Failure : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Where log lines go from now on; null sends them to stderr. The finder stays the caller's.
+// Where log lines go from now on; null sends them to stderr, and so does the finder of another
+// major version of TensorRT than that of our headers. The finder stays the caller's.
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 
 // Logs an error of a layer, for example "SignConv layer 'stem'".
 void log_error(const std::string& layer, const char* message) noexcept;
+// Logs what a reader of a verbose log wants to know; to stderr only where the environment has
+// BITEXPORT_TRT_VERBOSE.
+void log_verbose(const std::string& layer, const char* message) noexcept;
 
 // Runs `body`; where it throws, logs why and returns `on_error`. TensorRT calls noexcept functions:
 // an exception that left one would end the process.

@@ -55,8 +55,25 @@ LayerRun::LayerRun(const PluginLibrary& library, const Node& node) : engine_(nul
   engine_ = PluginHandle(loaded.runtime->attachToContext(nullptr));
 }
 
+void LayerRun::set_tactic(std::int32_t tactic) {
+  CHECK_EQUAL(engine_.runtime->setTactic(tactic), 0);
+}
+
+void LayerRun::change_shape(const Node& node) {
+  const std::vector<PluginTensorDesc> in = input_descs(node);
+  const PluginTensorDesc out = output_desc(node);
+  const auto count = static_cast<std::int32_t>(in.size());
+  CHECK_EQUAL(engine_.runtime->onShapeChange(in.data(), count, &out, 1), 0);
+}
+
 std::int32_t LayerRun::run(const Node& node, const LayerData& data, std::int32_t tactic,
                            cudaStream_t stream) {
+  set_tactic(tactic);
+  change_shape(node);
+  return enqueue(node, data, stream);
+}
+
+std::int32_t LayerRun::enqueue(const Node& node, const LayerData& data, cudaStream_t stream) {
   const std::vector<PluginTensorDesc> in = input_descs(node);
   const PluginTensorDesc out = output_desc(node);
   const std::vector<DeviceBuffer> inputs = upload(data);
@@ -65,9 +82,6 @@ std::int32_t LayerRun::run(const Node& node, const LayerData& data, std::int32_t
   const DeviceBuffer workspace(workspace_bytes_);
   const DeviceBuffer y(data.output.bytes());
   void* const outputs[] = {y.data()};
-  CHECK_EQUAL(engine_.runtime->setTactic(tactic), 0);
-  CHECK_EQUAL(
-      engine_.runtime->onShapeChange(in.data(), static_cast<std::int32_t>(in.size()), &out, 1), 0);
   const std::int32_t result =
       engine_.runtime->enqueue(in.data(), &out, pointers.data(), outputs,
                                workspace_bytes_ > 0 ? workspace.data() : nullptr, stream);

@@ -22,11 +22,15 @@ class LayerRun {
   std::size_t workspace_bytes() const { return workspace_bytes_; }
   PluginHandle& engine_plugin() { return engine_; }
 
-  // Runs a tactic on a node of the profile, which may have a smaller batch. Returns enqueue's
-  // result; checks guard bytes and that no input has changed. Y's bytes are in `output`.
+  // Sets a tactic, changes to a node of the profile, which may have a smaller batch, and enqueues.
   std::int32_t run(const Node& node, const LayerData& data, std::int32_t tactic,
                    cudaStream_t stream = nullptr);
-  // The same, and compares Y.
+  void set_tactic(std::int32_t tactic);
+  void change_shape(const Node& node);
+  // Returns enqueue's result; checks guard bytes and that no input has changed. Y's bytes are in
+  // `output`.
+  std::int32_t enqueue(const Node& node, const LayerData& data, cudaStream_t stream = nullptr);
+  // The same as run, and compares Y.
   void check(const Node& node, const LayerData& data, std::int32_t tactic);
 
   std::vector<std::uint8_t> output;

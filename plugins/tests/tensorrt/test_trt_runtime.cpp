@@ -79,10 +79,19 @@ class Suite {
     CHECK_EQUAL(launched(node, data, 0), kBatchTactic);
     CHECK_EQUAL(launched(node, data, kBatchTactic), kBatchTactic);
     CHECK_EQUAL(launched(node, data, kAnyTactic), kAnyTactic);
+    // In whichever order TensorRT calls.
+    host_device().launches.clear();
+    run.set_tactic(kBatchTactic);
+    CHECK_EQUAL(run.enqueue(node, data), 0);
+    CHECK_EQUAL(host_device().launches.back().tactic, kBatchTactic);
     node.shape.batch = 1;
     const LayerData single = bitexport_test::make_layer_data(random_, node);
     CHECK_EQUAL(launched(node, single, kBatchTactic), kAnyTactic);
     CHECK_EQUAL(launched(node, single, 0), kAnyTactic);
+    const Node pair = bitexport_test::usual_node(spec);
+    run.change_shape(pair);
+    CHECK_EQUAL(run.enqueue(pair, data), 0);
+    CHECK_EQUAL(host_device().launches.back().tactic, kBatchTactic);
     CHECK_EQUAL(logger_.errors.size(), 0u);
   }
 
