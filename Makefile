@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # TensorRT-RTX builds engines without a GPU; it has wheels for 64-bit x86 Linux only.
 EXTRAS := train$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
@@ -25,6 +25,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	find plugins -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+# Reads in build/site/index.html.
+docs: $(READY)
+	$(BIN)/python docs/op_reference.py > docs/ops.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Installed again only when pyproject.toml or the native code changed.
 $(READY): pyproject.toml $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)

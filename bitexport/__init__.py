@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bitexport.errors import BitexportError
     from bitexport.exporter import ExportOptions, ExportReport, export
     from bitexport.families import LoadedModel, LoadOptions, load
+    from bitexport.importer import import_qonnx
     from bitexport.layers import register_layer
     from bitexport.runtimes import op_library_path, plugin_library_path, session
 
@@ -26,6 +27,7 @@ __all__ = [
     "LoadedModel",
     "__version__",
     "export",
+    "import_qonnx",
     "load",
     "op_library_path",
     "plugin_library_path",
@@ -40,6 +42,7 @@ _HOMES = {
     "LoadOptions": "families",
     "LoadedModel": "families",
     "export": "exporter",
+    "import_qonnx": "importer",
     "load": "families",
     "op_library_path": "runtimes",
     "plugin_library_path": "runtimes",

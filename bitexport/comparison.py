@@ -35,6 +35,7 @@ __all__ = [
     "first_divergence",
     "reference_logits",
     "sample_input",
+    "zero_activation_shares",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -176,7 +177,7 @@ def compare_bits(
     taps = [node.inputs[0] for node in nodes]
     got = _tapped(model, [v for v in taps if v is not None], images, runtime)
     expected = _sign_inputs(module, {_layer(node) for node in nodes}, images)
-    flips = zeros = total = 0
+    flips = total = 0
     for node, tap in zip(nodes, taps, strict=True):
         threshold = (
             None if tap is None else constant(node.inputs[op_named(node.op_type).input_index("Th")])
@@ -188,9 +189,28 @@ def compare_bits(
         per_channel = differs.sum(axis=(0, 2, 3))
         count = differs.size // differs.shape[1]
         flips += int(np.minimum(per_channel, count - per_channel).sum())
-        zeros += int((reference == 0).sum())
         total += differs.size
+    zeros = sum(int((reference == 0).sum()) for reference in expected.values())
     return BitComparison(flips / total, zeros)
+
+
+def zero_activation_shares(module: nn.Module, images: FloatArray) -> dict[str, float]:
+    """Layer -> share of its activations that are 0 before the sign, where that is more than none.
+
+    Only of the binary layers in which 0 has a sign of its own.
+
+    Args:
+        module: The torch reference.
+        images: float32 [N, C, H, W].
+    """
+    names = {
+        name
+        for name, layer in module.named_modules()
+        if isinstance(spec := spec_of(layer), BinaryConvSpec) and spec.zero_at_threshold
+    }
+    inputs = _sign_inputs(module, names, images) if names else {}
+    shares = {name: float((x == 0).mean()) for name, x in inputs.items()}
+    return {name: share for name, share in shares.items() if share > 0}
 
 
 def _layer(node: ir.Node) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 from torch import Tensor, nn
 
 from bitexport import __version__
-from bitexport.checkpoint import Checkpoint, read_checkpoint
+from bitexport.checkpoint import read_checkpoint
 from bitexport.comparison import (
     Comparison,
     Tolerance,
@@ -22,8 +23,9 @@ from bitexport.comparison import (
     first_divergence,
     reference_logits,
     sample_input,
+    zero_activation_shares,
 )
-from bitexport.errors import ComparisonFailure, InputError
+from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
 from bitexport.families import LoadedModel, LoadOptions, load_model
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import LayerInfo, LoweringOptions, Record, ZeroWeights, capture, lower
@@ -33,12 +35,18 @@ from bitexport.runtimes import runtime_named
 __all__ = [
     "ExportOptions",
     "ExportReport",
+    "LoweredModel",
+    "ZeroActivations",
     "default_output",
     "export",
     "float32_bytes",
     "lowered_model",
+    "write_metadata",
 ]
 
+ZeroActivations = Literal["auto", "exact", "plus-one", "refuse"]
+
+_SYSTEMATIC_ZEROS = 1e-4
 _SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -52,6 +60,10 @@ class ExportOptions:
         float16: Compute in float16 behind float32 inputs and outputs.
         plain: Standard ONNX operators only.
         zero_weights: What to do with 1-bit weights of exactly 0.
+        zero_activations: What to do with activations of exactly 0 in front of a sign: keep them
+            0, which takes a second convolution, pack them as +1, or refuse the model if sample
+            images show any. ``"auto"`` keeps them in the layers where samples show more than one
+            in 10,000; fewer are chance.
         verify: Compare the result with the torch reference, and fail if they differ.
     """
 
@@ -60,6 +72,7 @@ class ExportOptions:
     float16: bool = False
     plain: bool = False
     zero_weights: ZeroWeights = "exact"
+    zero_activations: ZeroActivations = "auto"
     verify: bool = True
 
 
@@ -148,7 +161,14 @@ def export(
         checkpoint = read_checkpoint(source)
         model = load_model(checkpoint, options.load)
     lowered = lowered_model(model, options)
-    _write_metadata(lowered, model, checkpoint, options)
+    write_metadata(
+        lowered,
+        options,
+        family=model.family,
+        arch=model.arch,
+        source_sha256="" if checkpoint is None else checkpoint.sha256,
+        dense_reasons=model.dense_reasons,
+    )
     data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
     comparison = _verify(data, lowered, model, options) if options.verify else None
     write_atomically(output, data)
@@ -179,7 +199,13 @@ def default_output(source: Path) -> Path:
 
 def lowered_model(model: LoadedModel, options: ExportOptions) -> LoweredModel:
     """Capture and lower a loaded model."""
-    captured = capture(model.module, _input_shape(model, options), options.zero_weights)
+    input_shape = _input_shape(model, options)
+    captured = capture(
+        model.module,
+        input_shape,
+        options.zero_weights,
+        _ternary_layers(model.module, input_shape, options),
+    )
     lowering = LoweringOptions(float16=options.float16, plain=options.plain)
     lowered = lower(captured.graph, lowering)
     return LoweredModel(
@@ -188,6 +214,30 @@ def lowered_model(model: LoadedModel, options: ExportOptions) -> LoweredModel:
         records=(*captured.records, *lowered.records),
         zero_weights=captured.zero_weights,
     )
+
+
+def _ternary_layers(
+    module: nn.Module, input_shape: tuple[int, int, int], options: ExportOptions
+) -> Container[str]:
+    """The binary layers whose activations of exactly 0 are to stay 0."""
+    policy = options.zero_activations
+    if policy == "plus-one":
+        return ()
+    if policy == "exact":
+        return {name for name, _ in module.named_modules()}
+    try:
+        shares = zero_activation_shares(module, sample_input(input_shape))
+    except (RuntimeError, UnsupportedModel):
+        return ()  # the capture meets the same trouble, and names the layer
+    if policy == "refuse" and shares:
+        name, share = max(shares.items(), key=lambda item: item[1])
+        raise UnsupportedModel(
+            f"layer {name!r} has activations of exactly 0, which have no sign",
+            got=f"{share:.2%} of them",
+            expected="none, as --zero-activations refuse asks",
+            fix="Use --zero-activations exact, or plus-one to pack them as +1.",
+        )
+    return {name for name, share in shares.items() if share > _SYSTEMATIC_ZEROS}
 
 
 def _input_shape(model: LoadedModel, options: ExportOptions) -> tuple[int, int, int]:
@@ -206,7 +256,7 @@ def _verify(
     tolerance = Tolerance.for_model(binary_activations=binary, float16=options.float16)
     bits = compare_bits(lowered.graph, model.module, images, runtime) if binary else None
     comparison = compare_logits(got, expected, tolerance, bits)
-    if comparison.ok or options.zero_weights == "plus-one":
+    if comparison.ok or "plus-one" in (options.zero_weights, options.zero_activations):
         return comparison
     divergence = first_divergence(
         lowered.graph, model.module, images, runtime, limit=tolerance.rel_l2
@@ -221,24 +271,27 @@ def _verify(
     )
 
 
-def _write_metadata(
+def write_metadata(
     lowered: LoweredModel,
-    model: LoadedModel,
-    checkpoint: Checkpoint | None,
     options: ExportOptions,
+    *,
+    family: str,
+    arch: str,
+    source_sha256: str,
+    dense_reasons: Mapping[str, str],
 ) -> None:
     """Say in the file where it came from; no time and no paths, so that bytes repeat."""
     asked = {k: v for k, v in asdict(options).items() if v != asdict(ExportOptions())[k]}
     properties = {
         "bitexport.version": __version__,
-        "bitexport.family": model.family,
-        "bitexport.arch": model.arch,
+        "bitexport.family": family,
+        "bitexport.arch": arch,
         "bitexport.options": json.dumps(asked, sort_keys=True),
     }
-    if checkpoint is not None:
-        properties["bitexport.source_sha256"] = checkpoint.sha256
-    if model.dense_reasons:
-        properties["bitexport.dense"] = json.dumps(dict(model.dense_reasons), sort_keys=True)
+    if source_sha256:
+        properties["bitexport.source_sha256"] = source_sha256
+    if dense_reasons:
+        properties["bitexport.dense"] = json.dumps(dict(dense_reasons), sort_keys=True)
     if lowered.zero_weights:
         properties["bitexport.zero_weights"] = json.dumps(
             dict(lowered.zero_weights), sort_keys=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from bitexport.families import LoadOptions, load_model
 from bitexport.graph import LayerInfo
 from bitexport.graph.read import checked_layers, read_onnx
 
-__all__ = ["Inspection", "inspect_file"]
+__all__ = ["Inspection", "KindSize", "LayerPair", "inspect_file", "pair_layers", "size_by_kind"]
 
 _ONNX_SUFFIX = ".onnx"
 
@@ -45,6 +46,68 @@ class Inspection:
     dense_reasons: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KindSize:
+    """All layers that are stored one way, or everything that belongs to no layer.
+
+    Attributes:
+        kind: The op, or "the rest": the graph, affines, names.
+        layers: How many there are.
+        weights: Their weights.
+        bytes: Their constants.
+    """
+
+    kind: str
+    layers: int
+    weights: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """One layer in two files; None where a file lacks it."""
+
+    name: str
+    first: LayerInfo | None
+    second: LayerInfo | None
+
+
+def size_by_kind(found: Inspection) -> list[KindSize]:
+    """What the bytes of an .onnx file, or of the one a checkpoint would become, are spent on.
+
+    The largest first. Only a file that lies there has a rest.
+    """
+    kinds: dict[str, list[LayerInfo]] = {}
+    for layer in found.layers:
+        kinds.setdefault(layer.op, []).append(layer)
+    sizes = [
+        KindSize(
+            kind, len(layers), sum(x.weights for x in layers), sum(x.stored_bytes for x in layers)
+        )
+        for kind, layers in kinds.items()
+    ]
+    rest = found.bytes - sum(size.bytes for size in sizes)
+    if found.kind == "onnx" and rest > 0:
+        sizes.append(KindSize("the rest", 0, 0, rest))
+    return sorted(sizes, key=lambda size: -size.bytes)
+
+
+def pair_layers(first: Inspection, second: Inspection) -> list[LayerPair]:
+    """The layers of two files by name: in the first's order, then those only the second has."""
+    ones, twos = map(_by_name, (first, second))
+    return [LayerPair(key[0], ones.get(key), twos.get(key)) for key in {**ones, **twos}]
+
+
+def _by_name(found: Inspection) -> dict[tuple[str, int], LayerInfo]:
+    """Layers by name and by which of that name they are: foreign files may repeat one."""
+    layers: dict[tuple[str, int], LayerInfo] = {}
+    seen: Counter[str] = Counter()
+    for layer in found.layers:
+        layers[layer.name, seen[layer.name]] = layer
+        seen[layer.name] += 1
+    return layers
 
 
 def inspect_file(path: Path, load: LoadOptions, input_size: tuple[int, int] | None) -> Inspection:

@@ -121,10 +121,13 @@ class BinaryConvSpec(SignConvSpec):
     Attributes:
         threshold: float32 [Ci].
         centered: X stands for X minus its mean over C, H, W, sample by sample.
+        zero_at_threshold: An activation that equals its threshold, or is NaN, is 0 as with
+            ``torch.sign``. A bit cannot say so; see :mod:`bitexport.graph.emit`.
     """
 
     threshold: Float32Array = field(default_factory=lambda: np.zeros(0, np.float32))
     centered: bool = False
+    zero_at_threshold: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

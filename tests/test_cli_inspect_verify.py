@@ -597,3 +597,39 @@ class TestDoctor:
         outcome = run("doctor")
         assert outcome.code == 0
         assert all(name in outcome.out for name in self.NAMES)
+
+
+def test_bytes_are_shown_by_kind(wrn: Export) -> None:
+    found = inspected(wrn.output)
+    kinds = {kind["kind"]: kind for kind in found["kinds"]}
+    sign = [layer for layer in found["layers"] if layer["op"] == "SignConv"]
+    assert kinds["SignConv"]["layers"] == len(sign)
+    assert kinds["SignConv"]["bytes"] == sum(layer["bytes"] for layer in sign)
+    assert sum(kind["weights"] for kind in kinds.values()) == found["totals"]["weights"]
+    assert kinds["the rest"]["bytes"] > 0
+    sizes = [kind["bytes"] for kind in found["kinds"]]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_two_files_side_by_side(wrn: Export, tmp_path: Path) -> None:
+    half = tmp_path / "half.onnx"
+    assert run("onnx", wrn.checkpoint, "--fp16", "--no-verify", "-o", half).code == 0
+    found = inspected(wrn.output, half)
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    assert found["first"]["bytes"] == wrn.output.stat().st_size
+    assert found["second"]["bytes"] == half.stat().st_size
+    dense = layers["conv0"]
+    assert dense["second"]["bytes"] < dense["first"]["bytes"] and not dense["same"]
+    assert layers["group0.block0.conv0"]["same"]
+    text = run("inspect", wrn.output, half).out
+    assert "conv0" in text and "group0.block0.conv0" not in text
+    assert "layers are stored alike" in text
+
+
+def test_a_layer_that_one_file_lacks(wrn: Export, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    onnx.save(two_layers("MatMul", "MatMul"), other)
+    found = inspected(wrn.output, other)
+    only = [layer for layer in found["layers"] if layer["first"] is None]
+    assert len(only) == 2
+    assert run("inspect", wrn.output, other).code == 0

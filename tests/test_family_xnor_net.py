@@ -82,6 +82,39 @@ LENET5 = {
 }
 
 
+def resnet_shapes(
+    blocks: tuple[int, ...], *, bottleneck: bool, bias: bool, last_norm: bool, stem: int
+) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the ports' ResNets, 8 channels wide."""
+    expansion = 4 if bottleneck else 1
+    shapes = {"conv1.weight": (8, 3, stem, stem), **norm("bn1", 8)}
+    if last_norm:
+        shapes |= {"conv1.bias": (8,), **norm("bn2", 64 * expansion)}
+
+    def unit(key: str, ci: int, co: int, side: int) -> dict[str, tuple[int, ...]]:
+        found = block(key, (co, ci, side, side))
+        return {k: v for k, v in found.items() if bias or not k.endswith("conv.bias")}
+
+    ci = 8
+    for stage, count in enumerate(blocks):
+        width = 8 << stage
+        for i in range(count):
+            key, co = f"layer{stage + 1}.{i}", width * expansion
+            sides = (1, 3, 1) if bottleneck else (3, 3)
+            channels = (ci, *[width] * (len(sides) - 1), co)
+            for j, side in enumerate(sides):
+                shapes |= unit(f"{key}.conv{j + 1}", channels[j], channels[j + 1], side)
+            if i == 0 and (stage or ci != co):
+                shapes |= unit(f"{key}.downsample", ci, co, 1)
+            ci = co
+    return shapes | layer("fc", (5, ci))
+
+
+RESNET18 = resnet_shapes((2, 2, 2, 2), bottleneck=False, bias=True, last_norm=True, stem=7)
+RESNET_SMALL = resnet_shapes((1, 2, 1, 1), bottleneck=False, bias=False, last_norm=False, stem=3)
+RESNET_WIDE = resnet_shapes((1, 1, 2, 1), bottleneck=True, bias=False, last_norm=False, stem=7)
+
+
 class Restated:
     """The forward of the port, on a plain dict of tensors."""
 
@@ -99,7 +132,7 @@ class Restated:
         mean, var = self.state[f"{key}.running_mean"], self.state[f"{key}.running_var"]
         return F.batch_norm(x, mean, var, gamma, self.get(f"{key}.bias"), eps=eps)
 
-    def binary(self, x, key, *, padding=0, flatten=False):
+    def binary(self, x, key, *, padding=0, flatten=False, stride=1, relu=True):
         x = self.norm(x, f"{key}.bn").sign()
         if flatten:
             x = x.flatten(1)
@@ -107,13 +140,16 @@ class Restated:
         w = self.state[f"{key}.{kind}.weight"]
         w = (w - w.mean(1, keepdim=True)).clamp(-1, 1)
         alpha = w.abs().mean(dim=tuple(range(1, w.dim())), keepdim=True)
-        bias = self.state[f"{key}.{kind}.bias"]
+        bias = self.get(f"{key}.{kind}.bias")
         w = w.sign() * alpha
-        y = F.conv2d(x, w, bias, padding=padding) if kind == "conv" else F.linear(x, w, bias)
-        return y.relu()
+        if kind == "conv":
+            y = F.conv2d(x, w, bias, padding=padding, stride=stride)
+        else:
+            y = F.linear(x, w, bias)
+        return y.relu() if relu else y
 
     def conv(self, x, key, **kw):
-        return F.conv2d(x, self.state[f"{key}.weight"], self.state[f"{key}.bias"], **kw)
+        return F.conv2d(x, self.state[f"{key}.weight"], self.get(f"{key}.bias"), **kw)
 
     def alexnet(self, x):
         h = self.norm(self.conv(x, "features.0", stride=4), "features.1").relu()
@@ -135,6 +171,38 @@ class Restated:
         h = self.norm(self.binary(h, "xnor.11"), "xnor.12")
         return F.avg_pool2d(self.conv(h, "xnor.13").relu(), 8, 1).flatten(1)
 
+    def resnet_blocks(self, x):
+        for stage in range(1, 5):
+            i = 0
+            while f"layer{stage}.{i}.conv1.conv.weight" in self.state:
+                key, stride, y = f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1, x
+                units = 3 if f"{key}.conv3.conv.weight" in self.state else 2
+                for j in range(1, units + 1):
+                    side = self.state[f"{key}.conv{j}.conv.weight"].shape[-1]
+                    step = stride if j == units - 1 else 1
+                    y = self.binary(
+                        y, f"{key}.conv{j}", padding=side // 2, stride=step, relu=j < units
+                    )
+                if f"{key}.downsample.conv.weight" in self.state:
+                    x = self.binary(x, f"{key}.downsample", stride=stride, relu=False)
+                x, i = (y + x).relu(), i + 1
+        return x.mean((2, 3))
+
+    def resnet18(self, x):
+        h = F.max_pool2d(self.conv(x, "conv1", stride=2, padding=3), 3, 2, 1)
+        h = self.resnet_blocks(self.norm(h, "bn1").relu())
+        h = self.norm(h, "bn2").relu()
+        return F.linear(h, self.state["fc.weight"], self.state["fc.bias"])
+
+    def resnet_small(self, x):
+        h = self.norm(self.conv(x, "conv1", padding=1), "bn1", eps=1e-5).relu()
+        return F.linear(self.resnet_blocks(h), self.state["fc.weight"], self.state["fc.bias"])
+
+    def resnet_wide(self, x):
+        h = self.norm(self.conv(x, "conv1", stride=2, padding=3), "bn1", eps=1e-5).relu()
+        h = self.resnet_blocks(F.max_pool2d(h, 3, 2, 1))
+        return F.linear(h, self.state["fc.weight"], self.state["fc.bias"])
+
     def lenet5(self, x):
         h = F.max_pool2d(self.norm(self.conv(x, "conv1"), "bn_conv1").relu(), 2)
         h = F.max_pool2d(self.binary(h, "bin_conv2"), 2)
@@ -142,10 +210,14 @@ class Restated:
         return F.linear(h, self.state["ip2.weight"], self.state["ip2.bias"])
 
 
+ARCHITECTURES = {"resnet_small": "resnet-1-2-1-1", "resnet_wide": "resnet50-1-1-2-1"}
 NETWORKS = {
     "alexnet": (ALEXNET, None, (3, 227, 227), "features.module."),
     "nin": (NIN, 0.01, (3, 32, 32), None),
     "lenet5": (LENET5, 0.01, (1, 28, 28), None),
+    "resnet18": (RESNET18, None, (3, 224, 224), None),
+    "resnet_small": (RESNET_SMALL, None, (3, 32, 32), None),
+    "resnet_wide": (RESNET_WIDE, None, (3, 224, 224), None),
 }
 
 
@@ -164,27 +236,22 @@ def network(request, tmp_path):
 def test_loads_and_exports_as_the_port_evaluates(network, tmp_path):
     arch, path, images, want = network
     model = bitexport.load(path)
-    assert (model.family, model.arch) == ("xnor-net", arch)
+    assert (model.family, model.arch) == ("xnor-net", ARCHITECTURES.get(arch, arch))
     with torch.no_grad():
         assert relative_l2(model.module(images).numpy(), want) <= 1e-5
     report = bitexport.export(path, path=tmp_path / "model.onnx")
     ops = [layer.op for layer in report.layers]
     assert ops[0] == "Conv"
-    assert set(ops[1:-1]) == {"BinaryConv"}
+    assert set(ops[1:-1]) <= {"BinaryConv", "BinaryConvAdd"}
     assert report.verify.flip_rate <= 1e-4
+    # Every sign takes its BatchNorm as a threshold.
+    folds = [r for r in report.records if r.rule == "fold-threshold" and r.applied]
+    assert len(folds) == len([layer for layer in report.layers if layer.binary_activations])
     logits = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(
         None, {"input": images.numpy()}
     )[0]
     close = [relative_l2(a, b) <= 1e-3 for a, b in zip(logits, want, strict=True)]
     assert np.mean(close) >= 0.8
-
-
-def test_every_sign_takes_its_batch_norm_as_a_threshold(network, tmp_path):
-    _, path, _, _ = network
-    report = bitexport.export(path, path=tmp_path / "model.onnx")
-    folds = [r for r in report.records if r.rule == "fold-threshold"]
-    binary = [layer for layer in report.layers if layer.binary_activations]
-    assert len([r for r in folds if r.applied]) == len(binary)
 
 
 @pytest.mark.parametrize(

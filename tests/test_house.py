@@ -37,6 +37,7 @@ RANKS = {
     "runtimes": 5,
     "comparison": 6,
     "exporter": 7,
+    "importer": 8,
     "inspection": 8,
     "verification": 8,
     "diagnosis": 8,
@@ -55,7 +56,7 @@ LIBRARIES = {
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
     | {"comparison", "exporter", "diagnosis"},
     "onnx": {"graph", "runtimes"},
-    "onnx_ir": {"ops", "graph", "comparison", "exporter", "verification"},
+    "onnx_ir": {"ops", "graph", "comparison", "exporter", "importer", "verification"},
 }
 MOST_LINES = 400
 

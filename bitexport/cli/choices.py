@@ -22,6 +22,7 @@ __all__ = [
     "InputSize",
     "PrecisionChoice",
     "Weights",
+    "ZeroActivationsChoice",
     "ZeroWeightsChoice",
     "load_options",
     "parse_input_size",
@@ -39,6 +40,15 @@ class PrecisionChoice(str, Enum):
 class ZeroWeightsChoice(str, Enum):
     """Values of --zero-weights."""
 
+    exact = "exact"
+    plus_one = "plus-one"
+    refuse = "refuse"
+
+
+class ZeroActivationsChoice(str, Enum):
+    """Values of --zero-activations."""
+
+    auto = "auto"
     exact = "exact"
     plus_one = "plus-one"
     refuse = "refuse"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.bar import Bar
 from rich.markup import escape
 from rich.table import Table
 
 from bitexport.cli import choices
+from bitexport.cli.inspect_difference import difference_as_json, print_difference
 from bitexport.cli.output import Debug, Json, print_json, printable, progress, say, size, stdout
 
 if TYPE_CHECKING:
@@ -17,9 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
+_BAR_WIDTH = 24
+
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an .onnx file.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="Another one, to show side by side.")
+    ] = None,
     family: choices.Family = None,
     arch: choices.Arch = None,
     input_size: choices.InputSize = None,
@@ -30,23 +38,31 @@ def inspect(
 ) -> None:
     """Show a model's layers: how each weight is stored, how large it is, what it costs.
 
+    With two files, show what differs between their layers.
+
     Example: bitexport inspect model.onnx
     """
     del debug
     from bitexport.inspection import inspect_file
 
     load = choices.load_options(family, arch, weights, activations)
-    with progress(f"reading {file}"):
-        found = inspect_file(file, load, choices.parse_input_size(input_size))
-    for note in found.notes:
-        say(f"note: {note}")
+    shown = []
+    for path in [file] if other is None else [file, other]:
+        with progress(f"reading {path}"):
+            shown.append(inspect_file(path, load, choices.parse_input_size(input_size)))
+        for note in shown[-1].notes:
+            say(f"note: {note}" if other is None else f"note: {path}: {note}")
     if json:
-        print_json(_as_json(found))
+        print_json(_as_json(*shown) if other is None else difference_as_json(*shown))
+    elif other is None:
+        _print(*shown)
     else:
-        _print(found)
+        print_difference(*shown)
 
 
 def _as_json(found: Inspection) -> dict[str, Any]:
+    from bitexport.inspection import size_by_kind
+
     return {
         "kind": found.kind,
         "family": found.family,
@@ -69,6 +85,7 @@ def _as_json(found: Inspection) -> dict[str, Any]:
             }
             for layer in found.layers
         ],
+        "kinds": [asdict(size) for size in size_by_kind(found)],
         "totals": _totals(found),
         "metadata": dict(found.metadata),
         "notes": list(found.notes),
@@ -104,6 +121,8 @@ def _print(found: Inspection) -> None:
             _millions(bops),
         )
     stdout.print(table)
+    stdout.print()
+    _print_kinds(found)
     totals = _totals(found)
     lines = [
         f"{totals['weights']:,} weights, {_millions(totals['macs'])} MACs, "
@@ -117,6 +136,29 @@ def _print(found: Inspection) -> None:
     ]
     for line in lines:
         stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_kinds(found: Inspection) -> None:
+    from bitexport.inspection import size_by_kind
+
+    kinds = size_by_kind(found)
+    whole = max(1, sum(kind.bytes for kind in kinds))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("stored as", no_wrap=True)
+    for column in ("layers", "weights", "bytes", "share"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("")
+    for kind in kinds:
+        share = kind.bytes / whole
+        table.add_row(
+            escape(printable(kind.kind)),
+            str(kind.layers or ""),
+            f"{kind.weights:,}" if kind.weights else "",
+            f"{kind.bytes:,}",
+            f"{share:.1%}",
+            Bar(1, 0, share, width=_BAR_WIDTH),
+        )
+    stdout.print(table)
 
 
 def _millions(count: int | None) -> str:

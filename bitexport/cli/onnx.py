@@ -34,6 +34,13 @@ def onnx(
         choices.ZeroWeightsChoice,
         typer.Option(help="1-bit weights of exactly 0: keep sign(0)=0, pack as +1, or refuse."),
     ] = choices.ZeroWeightsChoice.exact,
+    zero_activations: Annotated[
+        choices.ZeroActivationsChoice,
+        typer.Option(
+            help="Activations of exactly 0 before a sign: keep sign(0)=0 at twice the work, pack "
+            "as +1, refuse, or keep it where sample images show many."
+        ),
+    ] = choices.ZeroActivationsChoice.auto,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Skip the comparison with the torch reference.")
     ] = False,
@@ -43,10 +50,13 @@ def onnx(
 ) -> None:
     """Export a checkpoint to one small ONNX file, and verify it.
 
+    A QONNX file, as Brevitas writes it, is taken in place of a checkpoint.
+
     Example: bitexport onnx checkpoint.pth.tar -o model.onnx
     """
     del debug
     from bitexport.exporter import ExportOptions, export
+    from bitexport.importer import import_qonnx
 
     options = ExportOptions(
         load=choices.load_options(family, arch, weights, activations),
@@ -54,10 +64,14 @@ def onnx(
         float16=fp16,
         plain=plain,
         zero_weights=zero_weights.value,
+        zero_activations=zero_activations.value,
         verify=not no_verify,
     )
     with progress(f"exporting {checkpoint}"):
-        report = export(checkpoint, path=output, options=options)
+        if checkpoint.suffix.lower() == ".onnx":
+            report = import_qonnx(checkpoint, output, options=options)
+        else:
+            report = export(checkpoint, path=output, options=options)
     for note in report.notes:
         say(f"note: {note}")
     if verbose:

@@ -3,16 +3,19 @@
 from bitexport.graph.capture import Captured, ZeroWeights, capture
 from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.graph.lowering import LoweringOptions, computes_in_float16, lower
+from bitexport.graph.qonnx import QonnxModel, read_qonnx
 from bitexport.graph.records import Record
 
 __all__ = [
     "Captured",
     "LayerInfo",
     "LoweringOptions",
+    "QonnxModel",
     "Record",
     "ZeroWeights",
     "capture",
     "computes_in_float16",
     "layers_of",
     "lower",
+    "read_qonnx",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +19,7 @@ from bitexport.graph.emit import emitter
 from bitexport.graph.records import Record
 from bitexport.layers import spec_of
 from bitexport.ops.bodies import OPSET
-from bitexport.spec import LayerSpec, SignConvSpec
+from bitexport.spec import BinaryConvSpec, LayerSpec, SignConvSpec
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "Captured", "ZeroWeights", "capture"]
 
@@ -48,6 +49,7 @@ def capture(
     module: nn.Module,
     input_shape: tuple[int, int, int],
     zero_weights: ZeroWeights = "exact",
+    ternary: Container[str] = (),
 ) -> Captured:
     """Export ``module`` with its quantized layers as custom-op nodes.
 
@@ -55,6 +57,8 @@ def capture(
         module: In evaluation mode; left as it is.
         input_shape: (C, H, W); the batch stays dynamic.
         zero_weights: What to do with weights of exactly 0 in a 1-bit layer.
+        ternary: Names of the binary layers whose activations of exactly 0 are to stay 0, where
+            their spec says so; in the others they become +1.
 
     Raises:
         UnsupportedModel: A layer breaks its spec's contract, has zero weights under
@@ -71,6 +75,11 @@ def capture(
             zeros[name] = spec.zero_weights
         spec, record = _decide_zeros(name, spec, zero_weights)
         records += record
+        if isinstance(spec, BinaryConvSpec) and spec.zero_at_threshold:
+            spec = replace(spec, zero_at_threshold=name in ternary)
+            if spec.zero_at_threshold:
+                detail = "activations of exactly 0 kept exact by a second convolution"
+                records.append(Record("zero-activations", name, True, detail))
         parent, _, attribute = name.rpartition(".")
         setattr(twin.get_submodule(parent), attribute, emitter(spec))
     return Captured(_export(twin.eval(), input_shape), records, zeros)

@@ -30,7 +30,8 @@ def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Valu
     unique, number = name, 1
     while unique in graph.initializers:
         unique, number = f"{name}.{number}", number + 1
-    tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
+    # ascontiguousarray gives a scalar one dimension.
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
     value = ir.Value(
         name=unique,
         shape=ir.Shape(array.shape),

@@ -7,6 +7,13 @@ filters that hold zeros are computed twice, with the zeros as +1 and as -1, each
 
 Only the filters with zeros take part in the second convolution; one more filter of scale 0
 answers for all the others, and a Gather puts the results in their places.
+
+An activation that equals its threshold has no bit either. sign(x - th) is the mean of
+where(x >= th, +1, -1) and where(x > th, +1, -1), and x > th is the opposite of -x >= -th:
+
+    Y = S/2 * conv(X >= Th ? +1 : -1, W) + B  -  S/2 * conv(-X >= -Th ? +1 : -1, W)
+
+Both share the words of W. NaN is -1 on both sides, so 0 in the end, as torch has it.
 """
 
 from __future__ import annotations
@@ -36,6 +43,8 @@ def emitter(spec: LayerSpec) -> nn.Module:
     """A module whose forward, under ``torch.onnx.export``, leaves the layer's nodes."""
     if isinstance(spec, BinaryConvSpec) and spec.centered:
         return _CenteredLayer(emitter(replace(spec, centered=False)))
+    if isinstance(spec, BinaryConvSpec) and spec.zero_at_threshold:
+        return _TernaryLayer(spec)
     if isinstance(spec, SignConvSpec) and spec.zero_weights:
         return _SplitLayer(spec)
     geometry = None if isinstance(spec, CodebookLinearSpec) else spec.geometry
@@ -92,6 +101,22 @@ class _CenteredLayer(nn.Module):
         # Called without __call__, so that all nodes belong to this module for the exporter.
         centered = x - x.mean(dim=(1, 2, 3), keepdim=True)
         return cast(Tensor, self.inner.forward(centered))
+
+
+class _TernaryLayer(nn.Module):
+    """A binary layer that keeps activations at the threshold 0, as two layers and their sum."""
+
+    def __init__(self, spec: BinaryConvSpec) -> None:
+        super().__init__()
+        half = replace(spec, scale=np.float32(0.5) * spec.scale, zero_at_threshold=False)
+        self.above = emitter(half)
+        self.below = emitter(
+            replace(half, threshold=-spec.threshold, scale=-half.scale, bias=spec.bias * 0)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Called without __call__, so that all nodes belong to this module for the exporter.
+        return cast(Tensor, self.above.forward(x) + self.below.forward(-x))
 
 
 class _SplitLayer(nn.Module):

@@ -89,7 +89,8 @@ def _stored(value: ir.Value | None) -> ir.Value | None:
 def _layer_info(nodes: list[ir.Node]) -> LayerInfo:
     first = nodes[0]
     name = _module(first) if first.domain == DOMAIN else first.name or first.op_type
-    stored = [v for node in nodes for v in map(_stored, node.inputs) if v is not None]
+    # Two nodes of one layer may share a constant.
+    stored = _distinct(v for node in nodes for v in map(_stored, node.inputs))
     if first.domain == DOMAIN:
         # The split for zero weights puts the whole layer beside a part of it.
         first = max(nodes, key=lambda node: node.attributes.get_ints("wshape")[0])
@@ -97,12 +98,13 @@ def _layer_info(nodes: list[ir.Node]) -> LayerInfo:
         index = op_named(first.op_type).weight_input
         packed = ("W", "Codes", "CB")
         names = [op_named(n.op_type).inputs for n in nodes]
-        weight_bytes = sum(
-            _nbytes(v)
+        words = _distinct(
+            v
             for node, inputs in zip(nodes, names, strict=True)
             for v, declared in zip(node.inputs, inputs, strict=True)
             if declared.name in packed
         )
+        weight_bytes = sum(map(_nbytes, words))
         _check_packed(first, shape, index)
     else:
         weight = _stored(first.inputs[1])
@@ -117,6 +119,10 @@ def _layer_info(nodes: list[ir.Node]) -> LayerInfo:
         macs=_macs(first, shape),
         binary_activations=first.op_type.startswith("BinaryConv"),
     )
+
+
+def _distinct(values: Iterable[ir.Value | None]) -> list[ir.Value]:
+    return list(dict.fromkeys(v for v in values if v is not None))
 
 
 def _check_packed(node: ir.Node, shape: tuple[int, ...], weight_input: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
+    DeduplicateHashedInitializersPass,
     DeduplicateInitializersPass,
     IdentityEliminationPass,
     InlinePass,
@@ -18,10 +19,13 @@ from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.graph.passes.attach_functions import attach_functions
 from bitexport.graph.passes.copy_batch_in_reshape import copy_batch_in_reshape
 from bitexport.graph.passes.drop_zero_bias import drop_zero_bias
+from bitexport.graph.passes.expand_quantizers import expand_quantizers
 from bitexport.graph.passes.fold_batch_norm import fold_batch_norm
 from bitexport.graph.passes.fold_channel_shift import fold_channel_shift
 from bitexport.graph.passes.fold_threshold import fold_threshold
+from bitexport.graph.passes.fuse_quantizers import fuse_quantizers
 from bitexport.graph.passes.fuse_residual import fuse_residual
+from bitexport.graph.passes.move_quantizers import move_quantizers
 from bitexport.graph.passes.name_after_modules import name_after_modules
 from bitexport.graph.passes.narrow_constants import narrow_constants
 from bitexport.graph.passes.to_float16 import to_float16
@@ -72,12 +76,18 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     drop_zero_bias(model)
     copy_batch_in_reshape(model)
-    records = fold_batch_norm(model, keep_float16=not options.float16)
+    move_quantizers(model)
+    records = fuse_quantizers(model)
+    RemoveUnusedNodesPass()(model)
+    expand_quantizers(model)
+    records += fold_batch_norm(model, keep_float16=not options.float16)
     records += fuse_residual(model)
     records += fold_channel_shift(model)
     records += fold_threshold(model)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)
+    # Before the layers are measured: two nodes of one layer may share their words.
+    DeduplicateHashedInitializersPass()(model)
     attach_functions(model, inlined=options.plain)
     layers = layers_of(model)
     if options.plain:

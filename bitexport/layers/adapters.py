@@ -120,6 +120,7 @@ def _binary_conv(layer: BinaryConv2d) -> LayerSpec:
         geometry=conv_geometry(layer),
         threshold=-shift.reshape(-1),
         centered=layer.centered,
+        zero_at_threshold=True,
     )
 
 

@@ -15,9 +15,9 @@ import ast
 
 import onnx_ir as ir
 
-__all__ = ["name_after_modules"]
+__all__ = ["SCOPES", "name_after_modules"]
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def name_after_modules(model: ir.Model) -> None:
@@ -46,7 +46,7 @@ def name_after_modules(model: ir.Model) -> None:
 
 def _module_path(node: ir.Node) -> str:
     """Path of the innermost module whose forward made the node; "" for the root's own nodes."""
-    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
     return str(scopes[-2]) if len(scopes) > 1 else ""
 
 

@@ -1,0 +1,119 @@
+"""Write quantizers that no op of ours took over as standard operators.
+
+    BipolarQuant(X, s)     =>   Where(X >= 0, +1, -1) * s
+    Quant(X, s, z, bits)   =>   (Round(Clip(X / s + z, low, high)) - z) * s
+
+A quantizer of a constant becomes the constant that it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bitexport.errors import UnsupportedModel
+from bitexport.graph.constants import constant, graph_of, new_constant, take_over_output
+from bitexport.graph.quantizers import (
+    DOMAINS,
+    IntegerGrid,
+    bipolar_scale,
+    integer_grid,
+    is_quantizer,
+)
+
+__all__ = ["expand_quantizers"]
+
+Float32Array = npt.NDArray[np.float32]
+_ROUND: dict[str, Callable[[Float32Array], Float32Array]] = {
+    "Round": np.round,
+    "Ceil": np.ceil,
+    "Floor": np.floor,
+}
+
+
+def expand_quantizers(model: ir.Model) -> None:
+    """Rewrite in place.
+
+    Raises:
+        UnsupportedModel: A quantizer of another kind.
+    """
+    for node in list(model.graph):
+        if is_quantizer(node):
+            _expand(node)
+    for domain in DOMAINS:
+        model.graph.opset_imports.pop(domain, None)
+
+
+def _expand(node: ir.Node) -> None:
+    bipolar = node.op_type == "BipolarQuant" or bipolar_scale(node) is not None
+    grid = None if bipolar else integer_grid(node)
+    if len(node.inputs) != (4 if node.op_type != "BipolarQuant" else 2) or None in node.inputs:
+        raise UnsupportedModel(
+            f"quantizer {node.name!r} is malformed",
+            got=f"{node.op_type} with {len(node.inputs)} inputs",
+            expected="X and scale for BipolarQuant; zero point and bit width too for Quant",
+            fix="Export the network again.",
+        )
+    arrays = [constant(value) for value in node.inputs[: 2 if bipolar else 3]]
+    graph = graph_of(node)
+    if all(array is not None for array in arrays):
+        with np.errstate(all="ignore"):
+            value = _computed([a for a in arrays if a is not None], grid)
+        take_over_output(node, new_constant(graph, f"{node.name}.value", value))
+        return
+    nodes = _bipolar_nodes(node) if grid is None else _integer_nodes(node, grid)
+    for new in nodes:
+        boolean = new.op_type == "GreaterOrEqual"
+        new.outputs[0].type = ir.TensorType(ir.DataType.BOOL) if boolean else node.outputs[0].type
+        new.outputs[0].shape = node.outputs[0].shape
+    graph.insert_before(node, nodes)
+    take_over_output(node, nodes[-1].outputs[0])
+
+
+def _computed(arrays: list[npt.NDArray[np.float32]], grid: IntegerGrid | None) -> Float32Array:
+    x, scale = arrays[:2]
+    if grid is None:
+        return np.asarray(np.where(x >= 0, scale, -scale), np.float32)
+    zero = arrays[2]
+    steps = np.clip(x / scale + zero, grid.low, grid.high).astype(np.float32)
+    return np.asarray((_ROUND[grid.rounding](steps) - zero) * scale, np.float32)
+
+
+def _chain(node: ir.Node) -> Callable[..., ir.Node]:
+    """Makes nodes named after the quantizer they replace."""
+
+    def make(op_type: str, *inputs: ir.Value) -> ir.Node:
+        new = ir.node(op_type, list(inputs), name=f"{node.name}/{op_type}")
+        new.outputs[0].name = new.name
+        return new
+
+    return make
+
+
+def _number(node: ir.Node, suffix: str, value: float) -> ir.Value:
+    return new_constant(graph_of(node), f"{node.name}.{suffix}", np.array(value, np.float32))
+
+
+def _bipolar_nodes(node: ir.Node) -> list[ir.Node]:
+    make, (x, scale) = _chain(node), node.inputs[:2]
+    above = make("GreaterOrEqual", x, _number(node, "zero", 0))
+    signs = make("Where", above.outputs[0], _number(node, "plus", 1), _number(node, "minus", -1))
+    return [above, signs, make("Mul", signs.outputs[0], scale)]
+
+
+def _integer_nodes(node: ir.Node, grid: IntegerGrid) -> list[ir.Node]:
+    make, (x, scale, zero) = _chain(node), node.inputs[:3]
+    shifted = constant(zero)
+    centered = shifted is not None and not shifted.any()
+    nodes = [make("Div", x, scale)]
+    if not centered:
+        nodes.append(make("Add", nodes[-1].outputs[0], zero))
+    low, high = _number(node, "low", grid.low), _number(node, "high", grid.high)
+    nodes.append(make("Clip", nodes[-1].outputs[0], low, high))
+    nodes.append(make(grid.rounding, nodes[-1].outputs[0]))
+    if not centered:
+        nodes.append(make("Sub", nodes[-1].outputs[0], zero))
+    return [*nodes, make("Mul", nodes[-1].outputs[0], scale)]

@@ -1,0 +1,180 @@
+"""Read a QONNX file: a network whose quantizers are nodes, as Brevitas and FINN write it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+
+from bitexport.errors import InputError, UnsupportedModel
+from bitexport.graph.capture import INPUT_NAME, OUTPUT_NAME
+from bitexport.graph.passes.expand_quantizers import expand_quantizers
+from bitexport.graph.passes.name_after_modules import SCOPES
+from bitexport.graph.quantizers import DOMAINS
+from bitexport.graph.read import read_onnx
+from bitexport.ops.bodies import OPSET
+
+__all__ = ["QonnxModel", "read_qonnx"]
+
+_LONGEST_SCOPES = 10_000
+
+
+@dataclass(frozen=True)
+class QonnxModel:
+    """A network ready to be lowered.
+
+    Attributes:
+        graph: With its quantizers, of the opset that our function bodies are written in.
+        reference: The same network with all quantizers as standard operators, serialized.
+        input_shape: (N, C, H, W) or another rank; None where a dimension is not fixed.
+        name: The graph's name.
+        bytes: Size of the file.
+        sha256: Hash of the file, in hex.
+    """
+
+    graph: ir.Model
+    reference: bytes
+    input_shape: tuple[int | None, ...]
+    name: str
+    bytes: int
+    sha256: str
+
+
+def read_qonnx(path: Path) -> QonnxModel:
+    """Read a QONNX file; its input and output become ``input`` and ``logits``.
+
+    Raises:
+        InputError: It cannot be read, or is no ONNX model.
+        UnsupportedModel: It has no quantizers, operators or an interface that we do not take, or
+            its opset cannot be converted.
+    """
+    _, data = read_onnx(path)
+    given = onnx.ModelProto.FromString(data)
+    _require_quantizers(path, given)
+    paths = _module_paths(given)
+    graph = _converted(path, given)
+    for node in graph.graph:
+        scopes = paths.get(node.outputs[0].name or "") if node.outputs else None
+        if scopes is not None:
+            node.metadata_props[SCOPES] = repr(["", scopes, ""])
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    _name_interface(path, graph)
+    reference = _reference(path, graph)
+    shape = graph.graph.inputs[0].shape
+    return QonnxModel(
+        graph=graph,
+        reference=reference,
+        input_shape=tuple(n if isinstance(n, int) else None for n in shape or ()),
+        name=given.graph.name or path.stem,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _require_quantizers(path: Path, model: onnx.ModelProto) -> None:
+    domains = {node.domain for node in model.graph.node}
+    foreign = sorted(domains - {"", "ai.onnx", *DOMAINS})
+    if foreign or not domains & set(DOMAINS):
+        raise UnsupportedModel(
+            f"{path}: not a QONNX network",
+            got=f"nodes of the domain {foreign[0]!r}" if foreign else "no quantizer nodes",
+            expected=f"BipolarQuant and Quant nodes of {DOMAINS[0]!r} among standard operators",
+            fix="Give a checkpoint, or export the network with brevitas.export.export_qonnx.",
+        )
+
+
+def _module_paths(model: onnx.ModelProto) -> dict[str, str]:
+    """First output of a node -> path of the torch module that it belongs to, where known."""
+    paths = {}
+    for node in model.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key == SCOPES), "")
+        path = _innermost(scopes) if scopes else _path_in_name(node)
+        if path and node.output:
+            paths[node.output[0]] = path
+    return paths
+
+
+def _innermost(scopes: str) -> str:
+    """The module in the scopes that torch's exporter writes; "" for anything else."""
+    if len(scopes) > _LONGEST_SCOPES:
+        return ""
+    try:
+        parts = ast.literal_eval(scopes)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return ""
+    known = isinstance(parts, list) and len(parts) > 1 and isinstance(parts[-2], str)
+    return parts[-2].replace("/", ".") if known else ""
+
+
+def _path_in_name(node: onnx.NodeProto) -> str:
+    """``/features/0/Conv`` -> ``features.0``: how torch's older exporter names nodes."""
+    return ".".join(part for part in node.name.split("/")[:-1] if part)
+
+
+def _converted(path: Path, model: onnx.ModelProto) -> ir.Model:
+    """The model in our opset."""
+    opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
+    named = {i.domain for i in model.opset_import}
+    for domain in {node.domain for node in model.graph.node} & set(DOMAINS) - named:
+        model.opset_import.add(domain=domain, version=1)
+    try:
+        if opset != OPSET:
+            model = onnx.version_converter.convert_version(model, OPSET)
+        return ir.from_proto(model)
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{path}: the model cannot be brought to opset {OPSET}",
+            got=f"opset {opset}: {str(error).strip().splitlines()[0] if str(error) else error!r}",
+            expected=f"operators that opset {OPSET} has",
+            fix=f"Export the network with opset_version={OPSET}.",
+        ) from error
+
+
+def _name_interface(path: Path, model: ir.Model) -> None:
+    """Call the one input and the one output as in every file of ours."""
+    graph = model.graph
+    inputs = [v for v in graph.inputs if v.name not in graph.initializers]
+    if len(inputs) != 1 or len(graph.outputs) != 1 or inputs[0].dtype != ir.DataType.FLOAT:
+        raise UnsupportedModel(
+            f"{path}: not one float32 input and one output",
+            got=f"{len(inputs)} inputs and {len(graph.outputs)} outputs",
+            expected="one of each",
+            fix="Split the network.",
+        )
+    graph.inputs[:] = inputs
+    taken = {value.name: value for node in graph for value in node.outputs}
+    for value, name in ((inputs[0], INPUT_NAME), (graph.outputs[0], OUTPUT_NAME)):
+        other = taken.get(name)
+        if other is not None and other is not value:
+            other.name = f"{name}.inner"
+        value.name = name
+
+
+def _reference(path: Path, model: ir.Model) -> bytes:
+    """The model in standard operators; its inferred shapes are noted in ``model`` too."""
+    twin = ir.from_proto(ir.to_proto(model))
+    expand_quantizers(twin)
+    RemoveUnusedNodesPass()(twin)
+    try:
+        proto = onnx.shape_inference.infer_shapes(ir.to_proto(twin))
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        raise InputError(
+            f"{path}: the model is not valid ONNX",
+            got=str(error).strip().splitlines()[0],
+            expected="a model that onnx's checker accepts",
+            fix="Export the network again.",
+        ) from error
+    known = {v.name: v for node in ir.from_proto(proto).graph for v in node.outputs}
+    for node in model.graph:
+        for value in node.outputs:
+            inferred = known.get(value.name)
+            if inferred is not None:
+                value.shape, value.type = value.shape or inferred.shape, value.type or inferred.type
+    data: bytes = proto.SerializeToString()
+    return data

@@ -1,0 +1,145 @@
+"""The side road: a QONNX file in, the same network with our ops out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bitexport.comparison import Comparison, Tolerance, compare_logits, sample_input
+from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
+from bitexport.exporter import ExportOptions, ExportReport, LoweredModel, write_metadata
+from bitexport.families import LoadOptions
+from bitexport.files import check_writable, write_atomically
+from bitexport.graph import LoweringOptions, QonnxModel, lower, read_qonnx
+from bitexport.runtimes import Runner, runtime_named
+
+__all__ = ["import_qonnx"]
+
+_FAMILY = "qonnx"
+_DENSE = "its weight is no constant behind a bipolar quantizer"
+
+
+def import_qonnx(
+    source: str | Path,
+    path: str | Path | None = None,
+    *,
+    options: ExportOptions | None = None,
+) -> ExportReport:
+    """Turn a QONNX file, as ``brevitas.export.export_qonnx`` writes it, into one of ours.
+
+    Convolutions and linear layers whose weights stand behind a ``BipolarQuant`` become SignConv
+    or BinaryConv; other quantizers become standard operators that compute the same.
+
+    Args:
+        source: Path of the QONNX file.
+        path: The file to write; by default the source's name with ``.bitexport.onnx``, in the
+            current folder.
+        options: ``float16``, ``plain`` and ``verify``; the others do not concern an ONNX file.
+
+    Returns:
+        What was written, and how it compares with the source, evaluated in standard operators.
+
+    Raises:
+        InputError: The source cannot be read, or the output not written.
+        UnsupportedModel: It is no QONNX file, or has nodes that we do not take.
+        ComparisonFailure: The result differs from the source; nothing is written.
+    """
+    started = time.perf_counter()
+    source, options = Path(source), options or ExportOptions()
+    _refuse_checkpoint_options(options)
+    output = Path(path) if path is not None else Path(f"{source.stem}.bitexport.onnx")
+    check_writable(output, source=source)
+    model = read_qonnx(source)
+    float32_bytes = _float32_bytes(model.graph)
+    report = lower(model.graph, LoweringOptions(float16=options.float16, plain=options.plain))
+    declined = {r.layer: r.detail for r in report.records if not r.applied}
+    reasons = {x.name: declined.get(x.name, _DENSE) for x in report.layers if x.dense}
+    lowered = LoweredModel(model.graph, tuple(report.layers), tuple(report.records), {})
+    write_metadata(
+        lowered,
+        options,
+        family=_FAMILY,
+        arch=model.name,
+        source_sha256=model.sha256,
+        dense_reasons=reasons,
+    )
+    data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
+    comparison = _verify(data, model, lowered, options) if options.verify else None
+    write_atomically(output, data)
+    return ExportReport(
+        family=_FAMILY,
+        arch=model.name,
+        output=output,
+        bytes=len(data),
+        source_bytes=model.bytes,
+        fp32_bytes=float32_bytes,
+        layers=lowered.layers,
+        zero_weights={},
+        dense_reasons=reasons,
+        records=lowered.records,
+        notes=(),
+        verify=comparison,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _refuse_checkpoint_options(options: ExportOptions) -> None:
+    if options.load != LoadOptions() or options.input_size is not None:
+        raise InputError(
+            "an option does not apply to a QONNX file",
+            got="--family, --arch, --weights, --activations or --input-size",
+            expected="none of them: the file says all that itself",
+            fix="Leave them out.",
+        )
+
+
+def _float32_bytes(model: ir.Model) -> int:
+    """Bytes of the float32 constants, the latent weights among them."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    floats = [t for t in tensors if t is not None and t.dtype == ir.DataType.FLOAT]
+    return sum(int(tensor.nbytes) for tensor in floats)
+
+
+def _verify(
+    data: bytes, model: QonnxModel, lowered: LoweredModel, options: ExportOptions
+) -> Comparison | None:
+    batch, *rest = model.input_shape or (None,)
+    if len(rest) != 3 or None in rest:
+        raise UnsupportedModel(
+            "the network cannot be verified",
+            got=f"an input of shape {['?' if n is None else n for n in model.input_shape]}",
+            expected="images of a fixed size, [N, C, H, W]",
+            fix="Export it with a fixed image size, or pass --no-verify.",
+        )
+    images = sample_input((rest[0] or 0, rest[1] or 0, rest[2] or 0))
+    runtime = runtime_named("ort")
+    got, expected = (_run(runtime.load(d), images, batch) for d in (data, model.reference))
+    tolerance = Tolerance.for_model(
+        binary_activations=any(layer.binary_activations for layer in lowered.layers),
+        float16=options.float16,
+    )
+    comparison = compare_logits(got, expected, tolerance)
+    if not comparison.ok:
+        raise ComparisonFailure(
+            "the imported network differs from its source",
+            got=f"relative L2 error {comparison.rel_l2:.2e}, "
+            f"top-1 agreement {comparison.top1_agreement:.0%}",
+            expected=f"at most {tolerance.rel_l2:.0e} and at least {tolerance.top1:.0%}",
+            fix="Nothing was written; --no-verify writes it all the same. Please report this.",
+        )
+    return comparison
+
+
+def _run(
+    runner: Runner, images: npt.NDArray[np.float32], batch: int | None
+) -> npt.NDArray[np.float32]:
+    """The outputs for all images, in batches of the size that the network insists on."""
+    step = batch or len(images)
+    padded = np.concatenate([images, images[: -len(images) % step]])
+    parts = [padded[i : i + step] for i in range(0, len(padded), step)]
+    outputs = [runner.run({"input": part})["logits"] for part in parts]
+    return np.concatenate(outputs)[: len(images)]

@@ -1,0 +1,326 @@
+"""QONNX files: fused where our ops can, expanded where not, and equal to QONNX's own executor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import onnx
+import pytest
+from command_line import run
+from onnx import TensorProto, helper, numpy_helper
+
+import bitexport
+from bitexport.errors import InputError
+from bitexport.exporter import ExportOptions
+from bitexport.families import LoadOptions
+from bitexport.graph.read import read_onnx
+from bitexport.runtimes import runtime_named
+
+DOMAIN = "qonnx.custom_op.general"
+SEED = 3
+SIZE = 12
+
+
+class Network:
+    """Collects nodes and constants of a QONNX file with one input [N, 3, 12, 12]."""
+
+    def __init__(self, *, opset: int = 13, batch: int | str = "N") -> None:
+        self.rng = np.random.default_rng(SEED)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.opset, self.batch = opset, batch
+
+    def constant(self, array, dtype=np.float32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(array, dtype), name))
+        return name
+
+    def node(self, op_type: str, *inputs: str, domain: str = "", **attributes) -> str:
+        output = f"v{len(self.nodes)}"
+        self.nodes.append(
+            helper.make_node(
+                op_type, inputs, [output], name=f"/{op_type}_{output}/{op_type}",
+                domain=domain, **attributes,
+            )
+        )  # fmt: skip
+        return output
+
+    def bipolar(self, x: str, scale=1.0, domain: str = DOMAIN) -> str:
+        return self.node("BipolarQuant", x, self.constant(scale), domain=domain)
+
+    def quant(self, x: str, scale=0.25, zero=0.0, bits=4.0, **attributes) -> str:
+        settings = {"signed": 1, "narrow": 0, "rounding_mode": "ROUND"} | attributes
+        values = (self.constant(v) for v in (scale, zero, bits))
+        return self.node("Quant", x, *values, domain=DOMAIN, **settings)
+
+    def weight(self, *shape: int) -> str:
+        return self.constant(self.rng.standard_normal(shape))
+
+    def norm(self, x: str, channels: int) -> str:
+        values = [self.weight(channels) for _ in range(3)]
+        variance = self.constant(self.rng.uniform(0.5, 2, channels))
+        return self.node("BatchNormalization", x, *values, variance, epsilon=1e-5)
+
+    def conv(self, x: str, weight: str, *bias: str, side: int = 3, **attributes) -> str:
+        return self.node("Conv", x, weight, *bias, kernel_shape=[side, side], **attributes)
+
+    def save(self, path: Path, output: str) -> Path:
+        interface = [
+            helper.make_tensor_value_info("image", TensorProto.FLOAT, [self.batch, 3, SIZE, SIZE]),
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, None),
+        ]
+        graph = helper.make_graph(self.nodes, "net", interface[:1], interface[1:], self.constants)
+        imports = [helper.make_opsetid("", self.opset), helper.make_opsetid(DOMAIN, 1)]
+        onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+        return path
+
+
+def typical(net: Network) -> str:
+    """Eight-bit input and first weights, then binary layers with a pool and a residual between."""
+    x = net.quant("image", 2**-5, bits=8.0)
+    x = net.conv(x, net.quant(net.weight(33, 3, 3, 3), 0.125, bits=8.0, narrow=1), pads=[1] * 4)
+    x = net.norm(x, 33)
+    a = net.bipolar(x, 0.5)
+    scales = net.rng.uniform(-1, 1, (20, 1, 1, 1))
+    x = net.conv(a, net.bipolar(net.weight(20, 33, 3, 3), scales), net.weight(20), strides=[2, 2])
+    x = net.norm(x, 20)
+    x = net.node("MaxPool", net.bipolar(x, 0.75), kernel_shape=[2, 2], strides=[1, 1])
+    x = net.conv(x, net.bipolar(net.weight(8, 5, 1, 1), 0.3), side=1, group=4)
+    x = net.node("Flatten", net.bipolar(net.norm(x, 8), 1.5))
+    x = net.node("Gemm", x, net.bipolar(net.weight(9, 128), 0.1), net.weight(9), transB=1)
+    return net.node("MatMul", x, net.bipolar(net.weight(9, 5), 0.2))
+
+
+def images(count: int = 4) -> np.ndarray:
+    shape = (count, 3, SIZE, SIZE)
+    return np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
+
+
+def executed(path: Path, x: np.ndarray) -> np.ndarray:
+    """The outputs by QONNX's own executor, sample by sample: it wants shapes that are fixed."""
+    pytest.importorskip("qonnx", reason="QONNX's executor: pip install qonnx")
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    model = ModelWrapper(onnx.load(path))
+    model.set_tensor_shape("image", [1, *x.shape[1:]])
+    model = model.transform(InferShapes())
+    output = model.graph.output[0].name
+    # It runs each node in a model of the newest IR version, which may be too new for the runtime.
+    with mock.patch("onnx.IR_VERSION", 10):
+        return np.concatenate([execute_onnx(model, {"image": row[None]})[output] for row in x])
+
+
+def check(path: Path, output: Path, runtime: str = "ort", **options) -> dict[str, str]:
+    """Import, compare with QONNX's executor, and return layer -> op."""
+    report = bitexport.import_qonnx(path, output, options=ExportOptions(**options))
+    _, data = read_onnx(output)
+    got = runtime_named(runtime).load(data).run({"input": images()})["logits"]
+    np.testing.assert_allclose(got, executed(path, images()), rtol=1e-4, atol=1e-4)
+    return {layer.name: layer.op for layer in report.layers}
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+@pytest.mark.parametrize("runtime", ["ort", "ort-native"])
+@pytest.mark.parametrize("opset", [11, 13, 18, 20])
+def test_a_typical_network(tmp_path, opset, runtime):
+    net = Network(opset=opset)
+    path = net.save(tmp_path / "q.onnx", typical(net))
+    layers = check(path, tmp_path / "m.onnx", runtime)
+    assert sorted(layers.values()) == ["BinaryConv"] * 3 + ["Conv", "SignConv"]
+    assert layers["Conv_v2"] == "Conv"
+
+
+def test_plain_and_small(tmp_path):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", typical(net))
+    check(path, tmp_path / "m.onnx", plain=True)
+    report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
+    second = next(x for x in report.layers if x.weight_shape == (20, 33, 3, 3))
+    assert second.bits_per_weight == 64 / 33
+    (reason,) = report.dense_reasons.values()
+    assert "no constant behind a bipolar quantizer" in reason
+
+
+@pytest.mark.parametrize("domain", ["onnx.brevitas", "finn.custom_op.general"])
+def test_older_domains(tmp_path, domain):
+    net = Network()
+    weight = net.bipolar(net.weight(4, 3, 3, 3), 0.5, domain)
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", net.conv("image", weight)))
+    report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
+    assert [layer.op for layer in report.layers] == ["SignConv"]
+
+
+def test_one_bit_quant_is_bipolar(tmp_path):
+    net = Network()
+    weight = net.quant(net.weight(4, 3, 3, 3), 0.5, bits=1.0)
+    x = net.conv(net.quant("image", 0.5, bits=1.0), weight)
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["BinaryConv"]
+
+
+def test_zero_is_plus_one(tmp_path):
+    """sign(0) is +1 in QONNX, for weights and activations alike."""
+    net = Network()
+    latent = net.constant(np.zeros((4, 3, 3, 3)))
+    x = net.node("Relu", net.node("Add", "image", net.constant(0.0)))
+    x = net.conv(net.bipolar(x, 0.5), net.bipolar(latent, 0.5), pads=[1] * 4)
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["BinaryConv"]
+
+
+def scales_along_inputs(net: Network) -> str:
+    scales = net.rng.uniform(0.5, 1, (1, 3, 1, 1))
+    return net.conv("image", net.bipolar(net.weight(4, 3, 3, 3), scales))
+
+
+def activation_scales_per_channel(net: Network) -> str:
+    x = net.bipolar("image", net.rng.uniform(0.5, 1, (1, 3, 1, 1)))
+    return net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.5))
+
+
+def negative_scale_and_pool(net: Network) -> str:
+    x = net.node("MaxPool", net.bipolar("image", -0.5), kernel_shape=[2, 2])
+    return net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.5))
+
+
+def two_readers(net: Network) -> str:
+    a = net.bipolar("image", 0.5)
+    y = net.conv(a, net.bipolar(net.weight(3, 3, 3, 3), 0.5), pads=[1] * 4)
+    return net.node("Add", y, a)
+
+
+def unsigned_with_zero_point(net: Network) -> str:
+    x = net.quant("image", 0.125, 7.0, 3.0, signed=0, narrow=1, rounding_mode="FLOOR")
+    return net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("build", "op"),
+    [
+        (scales_along_inputs, "Conv"),
+        (activation_scales_per_channel, "SignConv"),
+        (negative_scale_and_pool, "SignConv"),
+        (two_readers, "BinaryConvAdd"),
+        (unsigned_with_zero_point, "SignConv"),
+    ],
+)
+def test_what_cannot_be_fused_stays_exact(tmp_path, build, op):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", build(net)))
+    assert list(check(path, tmp_path / "m.onnx").values()) == [op]
+
+
+def refused_rounding(net: Network) -> str:
+    return net.quant("image", rounding_mode="HALF_UP")
+
+
+def refused_bits(net: Network) -> str:
+    return net.quant("image", bits=[[1.0, 2.0]])
+
+
+def refused_quantizer(net: Network) -> str:
+    return net.node("Trunc", "image", *[net.constant(1.0) for _ in range(4)], domain=DOMAIN)
+
+
+def refused_domain(net: Network) -> str:
+    return net.node("Mystery", net.bipolar("image"), domain="com.example")
+
+
+def refused_plain(net: Network) -> str:
+    return net.node("Relu", "image")
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (refused_rounding, "HALF_UP"),
+        (refused_bits, "bit width"),
+        (refused_quantizer, "Trunc"),
+        (refused_domain, "com.example"),
+        (refused_plain, "no quantizer nodes"),
+    ],
+)
+def test_refusals_are_one_line(tmp_path, build, text):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", net.node("Identity", build(net)))
+    outcome = run("onnx", str(path), "-o", str(tmp_path / "m.onnx"))
+    assert outcome.code == 4 and text in outcome.err and outcome.err.count("\n") == 1
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_options_of_checkpoints_do_not_apply(tmp_path):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", typical(net))
+    options = ExportOptions(load=LoadOptions(family="siman"))
+    with pytest.raises(InputError, match="does not apply to a QONNX file"):
+        bitexport.import_qonnx(path, tmp_path / "m.onnx", options=options)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    net = Network()
+    data = bytearray(net.save(tmp_path / "q.onnx", typical(net)).read_bytes())
+    rng = np.random.default_rng(SEED)
+    for _ in range(40):
+        broken = data.copy()
+        for position in rng.integers(0, len(data), 8):
+            broken[position] = rng.integers(256)
+        (tmp_path / "b.onnx").write_bytes(broken[: rng.integers(1, len(data) + 1)])
+        try:
+            bitexport.import_qonnx(tmp_path / "b.onnx", tmp_path / "m.onnx")
+        except bitexport.BitexportError:
+            continue
+
+
+BREVITAS = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, torch
+from torch import nn
+import brevitas.nn as qnn
+from brevitas.export import export_qonnx
+from brevitas.quant import SignedBinaryActPerTensorConst as A, SignedBinaryWeightPerTensorConst as W
+
+torch.manual_seed(3)
+model = nn.Sequential(
+    qnn.QuantIdentity(bit_width=8),
+    qnn.QuantConv2d(3, 16, 3, bias=False, weight_quant=W), nn.BatchNorm2d(16),
+    qnn.QuantIdentity(act_quant=A),
+    qnn.QuantConv2d(16, 40, 3, bias=True, padding=1, weight_quant=W), nn.BatchNorm2d(40),
+    qnn.QuantIdentity(act_quant=A), nn.MaxPool2d(2), nn.Flatten(),
+    qnn.QuantLinear(40 * 25, 10, bias=False, weight_quant=W),
+)
+for layer in model:
+    if isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+x = torch.randn(1, 3, 12, 12)
+model(x)  # calibrates the scales
+model.eval()
+y = model(x)
+np.savez(sys.argv[2], input=x.numpy(), logits=getattr(y, "value", y).detach().numpy())
+export_qonnx(model, args=x, export_path=sys.argv[1])
+"""
+
+
+def test_a_file_that_brevitas_writes(tmp_path):
+    pytest.importorskip("onnxoptimizer", reason="Brevitas exports with it: pip install brevitas")
+    source, recorded = tmp_path / "q.onnx", tmp_path / "io.npz"
+    written = subprocess.run(
+        [sys.executable, "-c", BREVITAS, str(source), str(recorded)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert written.returncode == 0, written.stderr
+    outcome = run("onnx", str(source), "-o", str(tmp_path / "m.onnx"))
+    assert outcome.code == 0, outcome.err
+    outcome = run("verify", str(tmp_path / "m.onnx"), "--inputs", str(recorded))
+    assert outcome.code == 0, outcome.err
+    graph, _ = read_onnx(tmp_path / "m.onnx")
+    ours = [node.op_type for node in graph.graph if node.domain == "bitexport"]
+    assert ours == ["SignConv", "BinaryConv", "BinaryConv"]
