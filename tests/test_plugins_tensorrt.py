@@ -6,11 +6,13 @@ by a double that computes on the host: what a plugin hands to them is checked by
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import plugins_build
 import pytest
 import tensorrt_headers
+from plugin_build import HEADER_CACHE
 
 TESTS = ("test_trt_creators", "test_trt_build", "test_trt_runtime", "test_trt_enqueue")
 
@@ -30,7 +32,7 @@ def headers(request: pytest.FixtureRequest) -> Path:
         if folder is None:
             pytest.skip(f"none of {', '.join(tensorrt_headers.VARIABLES)} names TensorRT's headers")
         return folder
-    found = tensorrt_headers.from_index()
+    found = tensorrt_headers.from_index(HEADER_CACHE)
     if isinstance(found, str):
         pytest.skip(f"no {tensorrt_headers.WHEEL}, which has TensorRT's headers: {found}")
     return found
@@ -55,3 +57,12 @@ def test_harness(harness: Path, name: str) -> None:
     assert "100% tests passed, 0 tests failed out of 1" in report
     [checks] = [line for line in report.splitlines() if line.endswith(" checks, 0 failures")]
     assert int(checks.split()[-4]) > 1000
+
+
+def test_cpp_of_the_docs_compiles(headers: Path, cuda: Path, tmp_path: Path) -> None:
+    page = (plugins_build.ROOT / "docs" / "tensorrt.md").read_text()
+    [code] = re.findall(r"^```cpp\n(.*?)^```", page, re.S | re.M)
+    source = tmp_path / "run_engine.cpp"
+    source.write_text(code)
+    flags = ["-std=c++17", "-Wall", "-Werror", "-fsyntax-only"]
+    plugins_build.run(["c++", *flags, "-isystem", headers, "-isystem", cuda, source])

@@ -11,6 +11,7 @@ from pathlib import Path
 import plugins_build
 import pytest
 import tensorrt_headers
+from plugin_build import HEADER_CACHE
 from single_node import model_of
 from test_ops_bodies import GEOMETRIES, conv_node, gemm_node
 
@@ -29,7 +30,7 @@ def library(request: pytest.FixtureRequest) -> Path:
             return plugin_library_path()
         except RuntimeFailure as failure:
             pytest.skip(f"`make plugins` was not run: {failure}")
-    headers, cuda = tensorrt_headers.from_index(), tensorrt_headers.cuda_include()
+    headers, cuda = tensorrt_headers.from_index(HEADER_CACHE), tensorrt_headers.cuda_include()
     if isinstance(headers, str) or cuda is None:
         pytest.skip(f"no headers to build with: {headers if cuda else 'no CUDA toolkit'}")
     options = [f"-DTENSORRT_INCLUDE={headers}", f"-DCUDA_INCLUDE={cuda}", "-DBITEXPORT_ORT=OFF"]
