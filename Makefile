@@ -31,6 +31,10 @@ plugins: $(READY)
 	$(BIN)/python plugins/scripts/build_library.py \
 		$(if $(ARCHITECTURES),--architectures "$(ARCHITECTURES)") --jobs $(or $(JOBS),2)
 
+# Every plugin on this machine's GPU, then under compute-sanitizer. Needs no TensorRT.
+gpu-test: $(READY)
+	$(BIN)/python plugins/scripts/gpu_test.py
+
 # Reads in build/site/index.html.
 docs: $(READY)
 	$(BIN)/python docs/op_reference.py > docs/ops.md
