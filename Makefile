@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # TensorRT-RTX builds engines without a GPU; it has wheels for 64-bit x86 Linux only.
 EXTRAS := train$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test lint format docs plugins gpu-test gpu-bench clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
@@ -25,6 +25,15 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	find plugins -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+# The TensorRT plugin library, for all GPUs or for some: make plugins ARCHITECTURES=89-real
+plugins: $(READY)
+	$(BIN)/python plugins/scripts/build_library.py \
+		$(if $(ARCHITECTURES),--architectures "$(ARCHITECTURES)") --jobs $(or $(JOBS),2)
+
+# Every plugin on this machine's GPU, then under compute-sanitizer. Needs no TensorRT.
+gpu-test: $(READY)
+	$(BIN)/python plugins/scripts/gpu_test.py
 
 # Reads in build/site/index.html.
 docs: $(READY)

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import plugins_build
 import pytest
-
-SANITIZERS = "address,undefined"
-# Little optimization: sanitized code builds faster, and reports lines that can be found.
-SANITIZE_OPTIONS = (
-    f"-DBITEXPORT_SANITIZE={SANITIZERS}",
-    "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-    "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1",
-)
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +15,13 @@ def plain_build() -> Path:
 
 @pytest.fixture(scope="session")
 def sanitized_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = plugins_build.configure("sanitized", *SANITIZE_OPTIONS)
-    reason = _why_no_sanitizers(plugins_build.compiler(folder), tmp_path_factory.mktemp("trial"))
+    folder = plugins_build.configure("sanitized", *plugins_build.SANITIZE_OPTIONS)
+    reason = plugins_build.why_no_sanitizers(
+        plugins_build.compiler(folder), plugins_build.SANITIZERS, tmp_path_factory.mktemp("trial")
+    )
     if reason:
-        pytest.skip(f"no {SANITIZERS} sanitizers here: {reason}")
-    return plugins_build.build("sanitized", *SANITIZE_OPTIONS)
+        pytest.skip(f"no {plugins_build.SANITIZERS} sanitizers here: {reason}")
+    return plugins_build.build("sanitized", *plugins_build.SANITIZE_OPTIONS)
 
 
 def test_core_passes_its_tests(plain_build: Path) -> None:
@@ -45,16 +38,3 @@ def test_each_test_checks_something(plain_build: Path, name: str) -> None:
     checks, failures = report.removesuffix(" failures").split(" checks, ")
     assert int(checks) > 1000
     assert int(failures) == 0
-
-
-def _why_no_sanitizers(compiler: str, folder: Path) -> str:
-    """Why a sanitized program cannot be built or run here; empty where it can."""
-    source = folder / "trial.cpp"
-    source.write_text("int main() { return 0; }\n")
-    program = folder / "trial"
-    commands = ([compiler, f"-fsanitize={SANITIZERS}", source, "-o", program], [program])
-    for command in commands:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            return (result.stderr.strip() or f"exit code {result.returncode}").splitlines()[-1]
-    return ""

@@ -261,6 +261,23 @@ constexpr ConvShapeResult make_conv_shape(const ConvArguments& arguments) noexce
   return {shape, verdict.error, verdict.got};
 }
 
+// The shape on the smallest input that needs no pads; `arguments.input` is not read. An error means
+// that no input at all could make the other arguments valid.
+constexpr ConvShapeResult smallest_conv_shape(ConvArguments arguments) noexcept {
+  using conv_shape_detail::within;
+  const bool countable = within(arguments.weight[1], 1) && within(arguments.group, 1);
+  arguments.input[0] = 1;
+  arguments.input[1] = countable ? arguments.weight[1] * arguments.group : 1;
+  for (int axis = 0; axis < 2; ++axis) {
+    const std::int64_t kernel = arguments.weight[2 + axis];
+    const std::int64_t dilation = arguments.dilations[axis];
+    // Numbers that are not to be computed with are refused by make_conv_shape.
+    const bool measurable = within(kernel, 1) && within(dilation, 1);
+    arguments.input[2 + axis] = measurable ? dilation * (kernel - 1) + 1 : 1;
+  }
+  return make_conv_shape(arguments);
+}
+
 }  // namespace bitexport
 
 #endif  // BITEXPORT_CORE_CONV_SHAPE_H_

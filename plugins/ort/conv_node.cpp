@@ -13,24 +13,6 @@ namespace {
 
 constexpr std::size_t kRank = 4;
 
-// The least input size that the kernel fits into without pads; 1 where the numbers are not to be
-// computed with, as make_conv_shape refuses those first.
-std::int64_t kernel_extent(const ConvArguments& a, int axis) {
-  const std::int64_t kernel = a.weight[2 + axis];
-  const std::int64_t dilation = a.dilations[axis];
-  using conv_shape_detail::within;
-  return within(kernel, 1) && within(dilation, 1) ? dilation * (kernel - 1) + 1 : 1;
-}
-
-ConvShapeResult try_smallest_shape(ConvArguments arguments) {
-  using conv_shape_detail::within;
-  const bool countable = within(arguments.weight[1], 1) && within(arguments.group, 1);
-  arguments.input[0] = 1;
-  arguments.input[1] = countable ? arguments.weight[1] * arguments.group : 1;
-  for (const int axis : {0, 1}) arguments.input[2 + axis] = kernel_extent(arguments, axis);
-  return make_conv_shape(arguments);
-}
-
 void require(const ConvShapeResult& result, const std::string& hint) {
   if (result.ok()) return;
   throw Failure(std::string(describe(result.error)) + ", got " + std::to_string(result.got) + hint);
@@ -131,7 +113,7 @@ Dim output_dim(const ConvAxis& axis, const Dim& input) {
 }
 
 std::optional<Dims> infer(const ConvArguments& attributes, const Dims& x) {
-  ConvShapeResult result = try_smallest_shape(attributes);
+  ConvShapeResult result = smallest_conv_shape(attributes);
   if (!result.ok()) return std::nullopt;
   ConvArguments arguments = attributes;
   arguments.input[0] = 1;
@@ -154,7 +136,7 @@ std::optional<Dims> infer(const ConvArguments& attributes, const Dims& x) {
 }  // namespace
 
 ConvShape smallest_shape(const ConvArguments& attributes) {
-  const ConvShapeResult result = try_smallest_shape(attributes);
+  const ConvShapeResult result = smallest_conv_shape(attributes);
   require(result, "; export the model again");
   return result.shape;
 }

@@ -50,6 +50,22 @@ void test_known_sizes() {
   CHECK_EQUAL(result.shape.activation_words(), 8 * 56 * 56 * 2);
 }
 
+void test_smallest_input() {
+  ConvArguments arguments = resnet_block();
+  arguments.input[1] = arguments.input[2] = -7;  // not read
+  arguments.dilations[1] = 3;
+  const auto result = bitexport::smallest_conv_shape(arguments);
+  CHECK(result.ok());
+  CHECK_EQUAL(result.shape.batch, 1);
+  CHECK_EQUAL(result.shape.in_channels, 64);
+  CHECK_EQUAL(result.shape.vertical.size, 3);
+  CHECK_EQUAL(result.shape.horizontal.size, 7);
+  arguments.group = std::int64_t{1} << 62;
+  CHECK(bitexport::smallest_conv_shape(arguments).error == ConvShapeError::kGroup);
+  arguments.weight[1] = -1;
+  CHECK(bitexport::smallest_conv_shape(arguments).error == ConvShapeError::kWeightShape);
+}
+
 // Each group starts at a word of its own, so 2 groups of 33 channels need 4 words, not 3.
 void test_grouped_words() {
   const auto result =
@@ -213,6 +229,7 @@ void test_known_class_counts() {
 
 int main() {
   test_known_sizes();
+  test_smallest_input();
   test_grouped_words();
   test_refusals();
   test_limits_that_are_valid();

@@ -1,0 +1,40 @@
+"""`make plugins`: builds build/plugins/libbitexport_trt.so and runs its GPU-less harness.
+
+    python plugins/scripts/build_library.py [--architectures "90a-real"] [--jobs 2]
+
+TensorRT's headers are those of BITEXPORT_TENSORRT_INCLUDE or TensorRT_ROOT, of the system, or of a
+wheel on the package index. TensorRT itself is not needed, and neither is a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from plugin_build import ROOT, BuildFailure, build, configure, ctest
+
+FOLDER = ROOT / "build" / "plugins"
+LIBRARY = FOLDER / "libbitexport_trt.so"
+TESTS = ("test_trt_creators", "test_trt_build", "test_trt_runtime", "test_trt_enqueue")
+
+
+def main() -> int:
+    """Build and test; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architectures", help="GPUs to compile for, as CMake takes them")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    try:
+        configure(FOLDER, arguments.architectures)
+        build(FOLDER, ["bitexport_trt", *TESTS], arguments.jobs)
+        # Those of the double, and those that take the library as a file.
+        ctest(FOLDER, "^(test_trt|library)_")
+    except BuildFailure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    print(f"{LIBRARY} ({LIBRARY.stat().st_size / 2**20:.1f} MiB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
