@@ -24,7 +24,6 @@ def diagnose() -> list[Availability]:
         *(_package(name) for name in ("torch", "torchvision", "onnx", "numpy")),
         *(runtime.availability() for runtime in RUNTIMES),
         *(builder.availability() for builder in ENGINE_BUILDERS),
-        _tensorrt(),
         _plugin_library(),
         _gpu(),
         _nvcc(),
@@ -36,12 +35,6 @@ def _package(name: str) -> Availability:
         return Availability(name, True, metadata.version(name))
     except metadata.PackageNotFoundError:
         return Availability(name, False, "not installed", f"Run: pip install {name}")
-
-
-def _tensorrt() -> Availability:
-    found = _package("tensorrt")
-    fix = "" if found.ok else 'Run: pip install "bitexport[tensorrt]"'
-    return Availability(found.name, found.ok, found.detail, fix)
 
 
 def _plugin_library() -> Availability:

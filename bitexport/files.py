@@ -1,15 +1,17 @@
-"""Write a file whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from bitexport.errors import BitexportError, InputError, RuntimeFailure
 
-__all__ = ["check_writable", "write_atomically"]
+__all__ = ["check_writable", "write_atomically", "write_together"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -51,24 +53,79 @@ def write_atomically(path: Path, data: bytes) -> None:
         InputError: The destination cannot be written.
         RuntimeFailure: The disk is full or failing.
     """
-    check_writable(path)
-    folder = path.absolute().parent
-    temporary: Path | None = None
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write several files as :func:`write_atomically` does, all of them or none.
+
+    All are complete on the disk before the first is renamed. Should a rename fail after that, or
+    Ctrl-C come between two, the destinations get back what they had.
+
+    Raises:
+        InputError: A destination cannot be written.
+        RuntimeFailure: The disk is full or failing.
+    """
+    staged: dict[Path, Path] = {}
+    replaced: dict[Path, Path | None] = {}
+    path = Path()
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".bitexport-", suffix=".part", dir=folder)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        temporary = None
-    except OSError as error:
-        raise _failed(path, error) from error
+        for path, data in files.items():
+            check_writable(path)
+            descriptor, staged[path] = _temporary(path)
+            _fill(descriptor, data)
+            staged[path].chmod(0o666 & ~_umask())
+        for path, temporary in staged.items():
+            if len(staged) > 1:
+                replaced[path] = _second_name(path)
+            temporary.replace(path)
+    except BaseException as error:
+        for destination, old in replaced.items():
+            _give_back(destination, old, untouched=staged[destination].exists())
+        if isinstance(error, OSError):
+            raise _failed(path, error) from error
+        raise
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        for leftover in (*staged.values(), *(old for old in replaced.values() if old is not None)):
+            leftover.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """An empty file beside the destination: its descriptor and its name."""
+    folder = path.absolute().parent
+    descriptor, name = tempfile.mkstemp(prefix=".bitexport-", suffix=".part", dir=folder)
+    return descriptor, Path(name)
+
+
+def _fill(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _second_name(path: Path) -> Path | None:
+    """Another name for the file that is about to be replaced, or None where there is none."""
+    if not path.exists():
+        return None
+    descriptor, name = _temporary(path)
+    os.close(descriptor)
+    name.unlink()
+    try:
+        name.hardlink_to(path)
+    except OSError:  # a file system without links
+        shutil.copy2(path, name)
+    return name
+
+
+def _give_back(path: Path, old: Path | None, *, untouched: bool) -> None:
+    """Undo one rename."""
+    if untouched:
+        return
+    if old is None:
+        path.unlink(missing_ok=True)
+    else:
+        old.replace(path)
 
 
 def _umask() -> int:

@@ -37,6 +37,7 @@ RANKS = {
     "runtimes": 5,
     "comparison": 6,
     "exporter": 7,
+    "engines": 8,
     "importer": 8,
     "inspection": 8,
     "verification": 8,
@@ -53,6 +54,8 @@ LIBRARIES = {
     "onnxruntime": {"runtimes"},
     "tensorrt": {"runtimes"},
     "tensorrt_rtx": {"runtimes"},
+    "cuda": {"runtimes"},
+    "pycuda": {"runtimes"},
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
     | {"comparison", "exporter", "diagnosis"},
     "onnx": {"graph", "runtimes"},

@@ -143,4 +143,4 @@ def test_tensorrt_rtx_sees_the_right_output_shape(op, channels, kernel, geometry
     want = expected(node, feed["X"], feed.get("R"))
     assert tuple(network.get_output(0).shape) == want.shape
     engine = TensorRTRTX().build(model.SerializeToString(), EngineOptions())
-    assert len(engine) > 1000
+    assert len(engine.data) > 1000

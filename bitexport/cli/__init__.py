@@ -16,6 +16,7 @@ from bitexport.cli.inspect import inspect
 from bitexport.cli.onnx import onnx
 from bitexport.cli.output import run
 from bitexport.cli.pack import pack
+from bitexport.cli.trt import trt
 from bitexport.cli.verify import verify
 
 __all__ = ["app", "main"]
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command(no_args_is_help=True)(onnx)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(verify)
+app.command(no_args_is_help=True)(trt)
 app.command(no_args_is_help=True)(pack)
 app.command()(doctor)
 

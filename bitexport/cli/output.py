@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -26,6 +26,7 @@ __all__ = [
     "print_json",
     "printable",
     "progress",
+    "progress_bar",
     "run",
     "say",
     "size",
@@ -93,6 +94,30 @@ def progress(title: str) -> Iterator[None]:
         return
     with _stderr.status(title):
         yield
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on a terminal; yields its (phase, steps done, steps in all), None in a pipe."""
+    if not _stderr.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[title]}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[phase]}", markup=False),
+    )
+    with Progress(*columns, console=_stderr, transient=True) as bar:
+        task = bar.add_task("", total=None, title=title, phase="")
+
+        def report(phase: str, done: int, total: int) -> None:
+            bar.update(task, phase=phase, completed=done, total=total or None)
+
+        yield report
 
 
 # The signal that ended the run, if one did.

@@ -1,6 +1,7 @@
 """From a torch model with quantized layers to a small ONNX graph."""
 
 from bitexport.graph.capture import Captured, ZeroWeights, capture
+from bitexport.graph.engine_form import ImageInput, engine_form, image_input
 from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.graph.lowering import LoweringOptions, computes_in_float16, lower
 from bitexport.graph.qonnx import QonnxModel, read_qonnx
@@ -8,6 +9,7 @@ from bitexport.graph.records import Record
 
 __all__ = [
     "Captured",
+    "ImageInput",
     "LayerInfo",
     "LoweringOptions",
     "QonnxModel",
@@ -15,6 +17,8 @@ __all__ = [
     "ZeroWeights",
     "capture",
     "computes_in_float16",
+    "engine_form",
+    "image_input",
     "layers_of",
     "lower",
     "read_qonnx",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.layers import LayerInfo, layers_of
@@ -37,7 +38,7 @@ def read_onnx(path: Path) -> tuple[ir.Model, bytes]:
         raise _no_model(path, error) from error
     if not proto.graph.node:
         raise _no_model(path, "a message without a graph")
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(proto)):
         raise UnsupportedModel(
             f"{path}: the model keeps tensors in other files",
             got="external data",
@@ -71,6 +72,17 @@ def checked_layers(model: ir.Model, path: Path) -> list[LayerInfo]:
             expected="the inputs and attributes of the op's schema",
             fix="The file is damaged; export the model again.",
         ) from error
+
+
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: initializers, attributes, those of subgraphs and functions too."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in (value,) if isinstance(value, Message) else value:
+                yield from _tensors(child)
 
 
 def _read(path: Path) -> bytes:

@@ -6,37 +6,49 @@ from bitexport.errors import InputError
 from bitexport.runtimes.base import (
     Arrays,
     Availability,
+    Engine,
     EngineBuilder,
+    EngineLayer,
     EngineOptions,
     Runner,
     Runtime,
 )
+from bitexport.runtimes.driver import first_gpu
 from bitexport.runtimes.libraries import op_library_path, plugin_library_path
 from bitexport.runtimes.ort import OnnxRuntime, session
+from bitexport.runtimes.plugin_nodes import without_functions
 from bitexport.runtimes.reference import ReferenceRuntime
+from bitexport.runtimes.tensorrt import TensorRT, timing_cache_path
 from bitexport.runtimes.tensorrt_rtx import TensorRTRTX
+from bitexport.runtimes.tensorrt_runner import TensorRTRuntime
 
 __all__ = [
     "ENGINE_BUILDERS",
     "RUNTIMES",
     "Arrays",
     "Availability",
+    "Engine",
     "EngineBuilder",
+    "EngineLayer",
     "EngineOptions",
     "Runner",
     "Runtime",
+    "first_gpu",
     "op_library_path",
     "plugin_library_path",
     "runtime_named",
     "session",
+    "timing_cache_path",
+    "without_functions",
 ]
 
 RUNTIMES: tuple[Runtime, ...] = (
     OnnxRuntime(native=False),
     OnnxRuntime(native=True),
     ReferenceRuntime(),
+    TensorRTRuntime(),
 )
-ENGINE_BUILDERS: tuple[EngineBuilder, ...] = (TensorRTRTX(),)
+ENGINE_BUILDERS: tuple[EngineBuilder, ...] = (TensorRT(), TensorRTRTX())
 
 
 def runtime_named(name: str) -> Runtime:

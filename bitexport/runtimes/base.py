@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,16 @@ import numpy.typing as npt
 
 from bitexport.errors import RuntimeFailure
 
-__all__ = ["Arrays", "Availability", "EngineBuilder", "EngineOptions", "Runner", "Runtime"]
+__all__ = [
+    "Arrays",
+    "Availability",
+    "Engine",
+    "EngineBuilder",
+    "EngineLayer",
+    "EngineOptions",
+    "Runner",
+    "Runtime",
+]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -75,26 +85,77 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine is to be built: the batch sizes of its optimization profile."""
+    """How an engine is to be built.
+
+    Attributes:
+        min_batch: Smallest batch of the optimization profile.
+        opt_batch: The batch that kernels are chosen for.
+        max_batch: Largest batch of the profile.
+        plugin_library: Plugins to run our custom ops with, or None to run their function bodies.
+        timing_cache: File of earlier kernel timings; read where it fits, and written anew. None
+            for no cache. Of no use to a builder that times nothing.
+        progress: Called with (phase, steps done, steps in all) while the builder works, from any
+            thread.
+    """
 
     min_batch: int = 1
     opt_batch: int = 1
     max_batch: int = 1
+    plugin_library: Path | None = None
+    timing_cache: Path | None = None
+    progress: Callable[[str, int, int], None] | None = None
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One layer of a built engine.
+
+    Attributes:
+        name: As the engine's inspector gives it; fused layers name all their parts.
+        kind: The inspector's type of the layer; empty where it says none.
+        plugin: One of our plugins runs it.
+    """
+
+    name: str
+    kind: str
+    plugin: bool
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A built engine.
+
+    Attributes:
+        data: The serialized engine.
+        sm: Compute capability of the GPUs that it runs on, such as "9.0"; "8.0+" for that and
+            later.
+        layers: What its inspector shows, or None where no GPU is there to load it with.
+    """
+
+    data: bytes
+    sm: str
+    layers: tuple[EngineLayer, ...] | None
 
 
 class EngineBuilder(Protocol):
-    """Builds device engines from ONNX models."""
+    """Builds device engines from ONNX models; listed in ``runtimes/__init__.py``."""
 
     name: str
+    takes_plugins: bool
 
     def availability(self) -> Availability:
         """Whether it works here."""
         ...
 
-    def build(self, model: bytes, options: EngineOptions) -> bytes:
-        """The serialized engine of a serialized ONNX model.
+    def version(self) -> str:
+        """Of the library behind it, which must be available."""
+        ...
+
+    def build(self, model: bytes, options: EngineOptions) -> Engine:
+        """Build an engine from a serialized ONNX model.
 
         Raises:
             RuntimeFailure: The builder is missing, or refuses the model.
+            KeyboardInterrupt: Ctrl-C, at the builder's next step.
         """
         ...

@@ -5,51 +5,60 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from bitexport.errors import RuntimeFailure
-from bitexport.runtimes.base import Availability, EngineOptions
+from bitexport.errors import InputError
+from bitexport.runtimes.base import Availability, Engine, EngineOptions
+from bitexport.runtimes.driver import first_gpu
+from bitexport.runtimes.engine_build import NetworkBuild, engine_layers
 
 __all__ = ["TensorRTRTX"]
 
 _MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
+_TITLE = "TensorRT-RTX"
+_INSTALL = "Run: pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
+# What an engine targets unless told otherwise, says its documentation: Ampere and later.
+_TARGETS = "8.0+"
 
 
 class TensorRTRTX:
     """NVIDIA TensorRT-RTX. It has no plugins: custom ops run by their function bodies."""
 
     name = "tensorrt-rtx"
+    takes_plugins = False
 
     def availability(self) -> Availability:
         """Whether its Python bindings import."""
         try:
             module = _import()
         except ImportError as error:
-            fix = 'Run: pip install "bitexport[tensorrt-rtx]"'
-            return Availability(self.name, False, str(error), fix)
-        return Availability(self.name, True, f"TensorRT-RTX {module.__version__}")
+            return Availability(self.name, False, str(error), _INSTALL)
+        return Availability(self.name, True, f"{_TITLE} {module.__version__}")
 
-    def build(self, model: bytes, options: EngineOptions) -> bytes:
+    def version(self) -> str:
+        """Of the bindings."""
+        return str(_import().__version__)
+
+    def build(self, model: bytes, options: EngineOptions) -> Engine:
         """Parse the model and build a strongly typed engine with one optimization profile."""
+        if options.plugin_library is not None:
+            raise InputError(
+                f"{_TITLE} has no plugins",
+                got=options.plugin_library,
+                expected="no plugin library",
+                fix="Leave it out, or build with the backend tensorrt.",
+            )
         self.availability().require()
         trt = _import()
-        logger = _collecting_logger(trt)
-        builder = trt.Builder(logger)
-        network = builder.create_network(0)
-        parser = trt.OnnxParser(network, logger)
-        if not parser.parse(model):
-            errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
-            raise _refusal("cannot parse the model", errors or logger.messages)
-        config = builder.create_builder_config()
-        profile = builder.create_optimization_profile()
-        batches = (options.min_batch, options.opt_batch, options.max_batch)
-        for index in range(network.num_inputs):
-            tensor = network.get_input(index)
-            shapes = [[b if n == -1 else n for n in tensor.shape] for b in batches]
-            profile.set_shape(tensor.name, *shapes)
-        config.add_optimization_profile(profile)
-        engine = builder.build_serialized_network(network, config)
-        if engine is None:
-            raise _refusal("cannot build an engine", logger.messages)
-        return bytes(engine)
+        build = NetworkBuild(trt, _TITLE)
+        build.parse(model)
+        build.add_profile(options)
+        data = build.serialize(options)
+        return Engine(data, _TARGETS, _layers(trt, build.logger, data))
+
+
+def _layers(trt: Any, logger: Any, data: bytes) -> Any:  # noqa: ANN401
+    """The engine's layers; loading an engine takes a GPU."""
+    engine = None if first_gpu() is None else trt.Runtime(logger).deserialize_cuda_engine(data)
+    return None if engine is None else engine_layers(trt, engine)
 
 
 def _import() -> Any:  # noqa: ANN401
@@ -60,27 +69,3 @@ def _import() -> Any:  # noqa: ANN401
         except ImportError as error:
             problem = error
     raise problem
-
-
-def _collecting_logger(trt: Any) -> Any:  # noqa: ANN401
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors for our own message instead of printing them."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.messages: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.messages.append(message)
-
-    return Logger()
-
-
-def _refusal(what: str, messages: list[str]) -> RuntimeFailure:
-    return RuntimeFailure(
-        f"TensorRT-RTX {what}",
-        got=messages[-1] if messages else "no message",
-        expected="a model of supported operators",
-        fix="Check the file with `bitexport inspect`.",
-    )

@@ -28,6 +28,8 @@ def to_float16(model: ir.Model) -> list[Record]:
         UnsupportedModel: A constant is too large for float16.
     """
     graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        _split_shared(graph, name, value)
     records = [
         _narrow(graph, name, value)
         for name, value in list(graph.initializers.items())
@@ -46,6 +48,18 @@ def to_float16(model: ir.Model) -> list[Record]:
 def _is_activation_typed(value: ir.Value) -> bool:
     users = {use.node.domain for use in value.uses()}
     return value.dtype == ir.DataType.FLOAT and bool(users) and DOMAIN not in users
+
+
+def _split_shared(graph: ir.Graph, name: str, value: ir.Value) -> None:
+    """Give standard operators a copy of a constant that a custom op wants in float32."""
+    array = constant(value) if value.dtype == ir.DataType.FLOAT else None
+    uses = list(value.uses())
+    standard = [use for use in uses if use.node.domain != DOMAIN]
+    if array is None or len(standard) in (0, len(uses)):
+        return
+    copy = new_constant(graph, f"{name}/float16", array)
+    for use in standard:
+        use.node.replace_input_with(use.idx, copy)
 
 
 def _narrow(graph: ir.Graph, name: str, value: ir.Value) -> Record:
