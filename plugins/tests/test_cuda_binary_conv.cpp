@@ -67,6 +67,17 @@ struct Variant {
   bool residual;
 };
 
+const auto visit_plan = [](const ConvPlan& plan, auto visit) {
+  switch (plan.tactic.family) {
+    case Family::kXor:
+      return visit_binary_block<MmaOp::kXorPopc>(plan.tactic.tile, plan.chunk_bytes, visit);
+    case Family::kAnd:
+      return visit_binary_block<MmaOp::kAndPopc>(plan.tactic.tile, plan.chunk_bytes, visit);
+    default:
+      return visit_binary_block<MmaOp::kBytes>(plan.tactic.tile, plan.chunk_bytes, visit);
+  }
+};
+
 void run(const ConvProblem& problem, ConvBuffers& buffers, int tactic, std::int32_t* accumulators) {
   ConvPlan plan;
   CHECK(make_conv_plan(problem, buffers, tactic, accumulators, &plan));
@@ -77,16 +88,7 @@ void run(const ConvProblem& problem, ConvBuffers& buffers, int tactic, std::int3
     emulate_direct<WeightKind::kBinary>(plan);
     return;
   }
-  emulate_plan(plan, [&](auto visit) {
-    switch (plan.tactic.family) {
-      case Family::kXor:
-        return visit_binary_block<MmaOp::kXorPopc>(plan.tactic.tile, plan.chunk_bytes, visit);
-      case Family::kAnd:
-        return visit_binary_block<MmaOp::kAndPopc>(plan.tactic.tile, plan.chunk_bytes, visit);
-      default:
-        return visit_binary_block<MmaOp::kBytes>(plan.tactic.tile, plan.chunk_bytes, visit);
-    }
-  });
+  emulate_plan(plan, visit_plan);
 }
 
 void check_case(const Case& c, const Variant& variant) {
@@ -159,14 +161,21 @@ class Variants {
     own.layout = layout;
     own.type = turn % 3 == 0 ? DataType::kFloat32 : DataType::kFloat16;
     const Family family = kFamilies[turn / 3 % 3];
-    const int tile = static_cast<int>(turn / 2 % kTileCount);
-    const int tactic = !family_takes(family, own) ? conv_tactic(Family::kDirect, 0)
-                       : turn % 31 == 0           ? kReferenceTactic
-                                                  : conv_tactic(family, tile);
+    int tactic = conv_tactic(Family::kDirect, 0);
+    if (turn % 31 == 0) {
+      tactic = kReferenceTactic;
+    } else if (family_takes(family, own)) {
+      ConvPlan plan;
+      do {
+        tactic = conv_tactic(family, static_cast<int>(tile_++ % kTileCount));
+        CHECK(make_conv_plan(own, ConvBuffers{}, tactic, nullptr, &plan));
+      } while (!is_emulated(plan, visit_plan));
+    }
     return {tactic, own.type, layout, turn % 4 == 1};
   }
 
  private:
+  std::size_t tile_ = 0;
   std::size_t turn_ = 0;
 };
 

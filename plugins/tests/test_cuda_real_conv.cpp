@@ -89,6 +89,17 @@ Case make_case(Random& random, const ConvProblem& problem) {
   return c;
 }
 
+const auto visit_plan = [](const ConvPlan& plan, auto visit) {
+  switch (plan.tactic.family) {
+    case Family::kSigns:
+      return visit_real_block<WeightSource::kSigns>(plan.type, plan.tactic.tile, visit);
+    case Family::kCodes:
+      return visit_real_block<WeightSource::kCodes>(plan.type, plan.tactic.tile, visit);
+    default:
+      return visit_real_block<WeightSource::kDense>(plan.type, plan.tactic.tile, visit);
+  }
+};
+
 void run(const ConvProblem& problem, ConvBuffers& buffers, int tactic) {
   ConvPlan plan;
   CHECK(make_conv_plan(problem, buffers, tactic, nullptr, &plan));
@@ -96,16 +107,7 @@ void run(const ConvProblem& problem, ConvBuffers& buffers, int tactic) {
   buffers.workspace = workspace.data();
   CHECK(make_conv_plan(problem, buffers, tactic, nullptr, &plan));
   if (plan.tactic.family != Family::kDirect) {
-    emulate_plan(plan, [&](auto visit) {
-      switch (plan.tactic.family) {
-        case Family::kSigns:
-          return visit_real_block<WeightSource::kSigns>(plan.type, plan.tactic.tile, visit);
-        case Family::kCodes:
-          return visit_real_block<WeightSource::kCodes>(plan.type, plan.tactic.tile, visit);
-        default:
-          return visit_real_block<WeightSource::kDense>(plan.type, plan.tactic.tile, visit);
-      }
-    });
+    emulate_plan(plan, visit_plan);
     return;
   }
   switch (problem.kind) {
@@ -202,8 +204,13 @@ class Variants {
     const int count = list_conv_tactics(problem, 90, tactics.data(), 16);
     CHECK(1 <= count && count <= 16);
     if (turn_ % 29 == 0) return kReferenceTactic;
-    const std::size_t which = (turn_ / 5 + turn_) % static_cast<std::size_t>(count);
-    return tactics[which];
+    ConvPlan plan;
+    int tactic;
+    do {
+      tactic = tactics[which_++ % static_cast<std::size_t>(count)];
+      CHECK(make_conv_plan(problem, ConvBuffers{}, tactic, nullptr, &plan));
+    } while (!is_emulated(plan, visit_plan));
+    return tactic;
   }
 
  private:
@@ -217,6 +224,7 @@ class Variants {
   }
 
   std::size_t turn_ = 0;
+  std::size_t which_ = 0;
 };
 
 // Numbers with all the bits that a float has, down to small and up to large ones.

@@ -72,6 +72,12 @@ struct ConvBlock {
   static constexpr int kColumnTiles = kWarpColumns / kMmaColumns;
   static_assert(kRows % kWarpRows == 0 && kWarpRows % kLanes == 0, "slices of 32 rows are staged");
 
+  // Blocks that a multiprocessor should hold by their registers: 16 warps leave each thread 128 of
+  // them. Looking up codes and expanding many rows of bits need more than that.
+  static constexpr bool kManyRegisters =
+      source == WeightSource::kCodes || (op == MmaOp::kBytes && kRowTiles > 2);
+  static constexpr int kBlocksAtOnce = kManyRegisters ? 1 : 512 / kThreads;
+
   // Bytes of a row along K in one tile of A, MMAs along them, and copies for them.
   static constexpr int kTileBytes = kBinary ? 64 : 128;
   static constexpr int kSteps = kTileBytes / kMmaBytes;

@@ -12,11 +12,27 @@
 namespace bitexport {
 namespace cuda {
 
+// Block::kBlocksAtOnce; 1 for blocks that do not care, and on sm_75, whose copies into shared
+// memory pass through registers.
+template <typename Block>
+constexpr int blocks_at_once(decltype(Block::kBlocksAtOnce)) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return 1;
+#else
+  return Block::kBlocksAtOnce;
+#endif
+}
+template <typename Block>
+constexpr int blocks_at_once(...) {
+  return 1;
+}
+
 // Run<Block>::block(args, exec, number) is the block's code; Run<Block>::on(arch) is false where a
 // GPU of that architecture (as __CUDA_ARCH__) does not have its instructions. The launchers never
 // choose such a kernel; were it launched nevertheless, it would fail and not compute wrongly.
 template <typename Run, typename Block, typename Args>
-__global__ __launch_bounds__(Block::kThreads) void run_block(const __grid_constant__ Args args) {
+__global__ __launch_bounds__(Block::kThreads, blocks_at_once<Block>(0)) void run_block(
+    const __grid_constant__ Args args) {
 #if defined(__CUDA_ARCH__)
   if constexpr (Run::on(__CUDA_ARCH__)) {
     extern __shared__ __align__(128) std::uint8_t shared[];
