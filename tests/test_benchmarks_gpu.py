@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import gpu
 import plugins_build
 import pytest
 import tensorrt_headers
@@ -19,7 +21,7 @@ from plugin_build import HEADER_CACHE
 from single_node import expected
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import dense, report
+from benchmarks.gpu import dense, measure, report
 from benchmarks.gpu.floors import Rates, float16_traffic, floor_us, plugin_traffic
 from benchmarks.gpu.networks import NETWORKS, LayerShape
 from benchmarks.gpu.plugin_layer import LayerFailure, PluginLayer, PluginLibrary
@@ -266,3 +268,60 @@ def test_a_layer_that_cannot_be(library: PluginLibrary) -> None:
     options = {"nhwc8": False, "device": "cpu"}
     with pytest.raises(LayerFailure, match="SignConv"):
         PluginLayer(library, layer.node(), (1, 21, 7, 7), torch.float32, **options)
+
+
+@pytest.fixture
+def on_the_host(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No GPU: a launch is called once where a graph would be replayed; a list of what was timed."""
+    timed: list[str] = []
+
+    def in_turns(graphs: dict, replays: int) -> dict:
+        timed.extend(graphs)
+        for launch in graphs.values():
+            launch(0)
+        return {name: spread([1.0 + place] * replays) for place, name in enumerate(graphs)}
+
+    monkeypatch.setattr(measure, "capture", lambda launch: launch)
+    monkeypatch.setattr(measure, "in_turns", in_turns)
+    monkeypatch.setattr(measure, "synchronize", lambda: None)
+    small = {"RATE_SIZE": 64, "COPY_BYTES": 1024}
+    for name, value in small.items():
+        monkeypatch.setattr(measure, name, value)
+    rate_layer = LayerShape("rate", "BinaryConv", 64, 32, 4)
+    monkeypatch.setattr(measure, "BINARY_RATE_LAYER", rate_layer)
+    return timed
+
+
+def test_everything_is_measured(
+    library: PluginLibrary,
+    on_the_host: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    layers = [LAYERS["BinaryConvAdd"], LAYERS["CodebookGemm"], LAYERS["CodebookConv"]]
+    again = replace(layers[0], name="again")
+    monkeypatch.setitem(NETWORKS, "small", [*layers, again])
+    device = gpu.Gpu("A GPU", 90, "1.2")
+    arguments = argparse.Namespace(networks=["small"], batches=[2], replays=2)
+    result = measure.measure(Path(library.functions._name), device, arguments)
+    assert [(r["layer"], r["count"]) for r in result["layers"]] == [("c", 2), ("f", 1), ("d", 1)]
+    for found in result["layers"]:
+        assert {"ours", "float16", "tf32", "floor_us", "float16_floor_us"} <= found.keys()
+        assert found["tactic"] in (3, 7, 0x51)
+    network = result["networks"][0]
+    counts = [2, 1, 1]
+    floors = [r["floor_us"] for r in result["layers"]]
+    assert network["floor_us"] == pytest.approx(
+        sum(c * f for c, f in zip(counts, floors, strict=True))
+    )
+    assert {"copy", "half", "tf32", "int8", "binary"} <= set(on_the_host)
+    assert "A GPU" in report.write(result, tmp_path / "x")[1].read_text()
+
+
+def test_a_wrong_kernel_is_not_timed(
+    library: PluginLibrary, on_the_host: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "reference", lambda node, x, r: torch.ones(1, 12, 4, 4).double())
+    with pytest.raises(LayerFailure, match=r"SignConv.* relative error"):
+        measure.Runner(library, LAYERS["SignConv"], 1)
+    assert not on_the_host

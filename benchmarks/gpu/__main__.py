@@ -79,7 +79,8 @@ def main() -> int:
     from benchmarks.gpu import report
     from benchmarks.gpu.measure import measure
 
-    result = measure(BUILD / f"lib{LIBRARY}.so", device, arguments)
+    with torch.device("cuda"):
+        result = measure(BUILD / f"lib{LIBRARY}.so", device, arguments)
     stem = arguments.output or RESULTS / f"gpu-{report.slug(device.name)}"
     for path in report.write(result, stem):
         print(path)

@@ -58,22 +58,22 @@ def int8_launch(layer: LayerShape, batch: int) -> Launch | None:
     fits = inner % INT8_MULTIPLE == 0 and layer.out_channels % INT8_MULTIPLE == 0
     if rows < INT8_LEAST_ROWS or not fits:
         return None
-    a = torch.randint(-8, 8, (rows, inner), dtype=torch.int8, device="cuda")
-    b = torch.randint(-8, 8, (layer.out_channels, inner), dtype=torch.int8, device="cuda").t()
+    a = torch.randint(-8, 8, (rows, inner), dtype=torch.int8)
+    b = torch.randint(-8, 8, (layer.out_channels, inner), dtype=torch.int8).t()
     return lambda _stream: torch._int_mm(a, b)
 
 
 def _launch(layer: LayerShape, batch: int, dtype: torch.dtype) -> Launch:
-    x = torch.randn(layer.input_shape(batch), device="cuda", dtype=dtype)
+    x = torch.randn(layer.input_shape(batch), dtype=dtype)
     shape = (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
-    weight = torch.randn(shape, device="cuda", dtype=dtype) * 0.05
-    bias = torch.randn(layer.out_channels, device="cuda", dtype=dtype)
+    weight = torch.randn(shape, dtype=dtype) * 0.05
+    bias = torch.randn(layer.out_channels, dtype=dtype)
     if layer.is_linear:
         flat = weight.flatten(1)
         return lambda _stream: F.linear(x, flat, bias)
     x = x.contiguous(memory_format=torch.channels_last)
     weight = weight.contiguous(memory_format=torch.channels_last)
-    r = torch.randn(layer.output_shape(batch), device="cuda", dtype=dtype)
+    r = torch.randn(layer.output_shape(batch), dtype=dtype)
     r = r.contiguous(memory_format=torch.channels_last)
 
     def launch(_stream: int) -> None:

@@ -16,7 +16,7 @@ from benchmarks.gpu import dense
 from benchmarks.gpu.floors import Rates, float16_traffic, floor_us, plugin_traffic
 from benchmarks.gpu.networks import NETWORKS, LayerShape
 from benchmarks.gpu.plugin_layer import LayerFailure, PluginLayer, PluginLibrary
-from benchmarks.gpu.timing import capture, in_turns
+from benchmarks.gpu.timing import capture, in_turns, synchronize
 
 __all__ = ["measure"]
 
@@ -40,11 +40,11 @@ class Runner:
             shape.input_shape(batch),
             torch.float16,
             nhwc8=not shape.is_linear,
-            device="cuda",
+            device=str(torch.get_default_device()),
         )
-        self.x = torch.randn(shape.input_shape(batch), device="cuda", dtype=torch.float16)
+        self.x = torch.randn(shape.input_shape(batch), dtype=torch.float16)
         self.activations = {"X": self.layer.to_memory(self.x)}
-        y = torch.zeros(shape.output_shape(batch), device="cuda", dtype=torch.float16)
+        y = torch.zeros(shape.output_shape(batch), dtype=torch.float16)
         self.r = torch.randn_like(y) if shape.has_residual else None
         if self.r is not None:
             self.activations["R"] = self.layer.to_memory(self.r)
@@ -67,7 +67,7 @@ class Runner:
     def check(self, tactic: int) -> None:
         """Refuse to time a kernel that is wrong, on the first image of the batch."""
         self.layer.enqueue(tactic, self.activations, self.y)
-        torch.cuda.synchronize()
+        synchronize()
         got = self.layer.from_memory(self.y, self.shape.out_channels)[:1].double()
         r = self.r[:1] if self.r is not None else None
         wanted = dense.reference(self.node, self.x[:1], r)
@@ -165,16 +165,16 @@ def _in_sequence(launches: list[Callable[[int], None]]) -> Callable[[int], None]
 
 
 def _rates(library: PluginLibrary) -> Rates:
-    source = torch.empty(COPY_BYTES, dtype=torch.uint8, device="cuda")
+    source = torch.empty(COPY_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
     operations = 2 * RATE_SIZE**3
 
     def matrices(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (RATE_SIZE, RATE_SIZE)
         if dtype == torch.int8:
-            whole = torch.randint(-8, 8, (2, *shape), dtype=dtype, device="cuda")
+            whole = torch.randint(-8, 8, (2, *shape), dtype=dtype)
         else:
-            whole = torch.randn((2, *shape), dtype=dtype, device="cuda")
+            whole = torch.randn((2, *shape), dtype=dtype)
         return whole[0], whole[1].t()
 
     def product(dtype: torch.dtype) -> Callable[[int], object]:

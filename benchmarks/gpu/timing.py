@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-__all__ = ["Spread", "capture", "in_turns", "repeats_for", "spread"]
+__all__ = ["Spread", "capture", "in_turns", "repeats_for", "spread", "synchronize"]
 
 # A graph of launches lasts this long, so that the launch of the graph itself does not count.
 GRAPH_SECONDS = 2e-3
@@ -47,12 +47,17 @@ def repeats_for(microseconds: float) -> int:
     return max(1, min(MOST_REPEATS, round(wanted)))
 
 
+def synchronize() -> None:
+    """Wait until the GPU has done everything."""
+    torch.cuda.synchronize()
+
+
 def capture(launch: Callable[[int], None]) -> tuple[torch.cuda.CUDAGraph, int]:
     """A graph of as many launches as last long enough, and their number.
 
     ``launch`` gets the stream's handle.
     """
-    torch.cuda.synchronize()
+    synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
