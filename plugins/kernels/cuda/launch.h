@@ -1,7 +1,16 @@
 // What the CUDA kernels offer to adapters: raw device pointers, plain structs, a stream.
 //
 // Nothing here allocates, synchronizes or throws. A launcher checks what it can on the host and
-// returns cudaErrorInvalidValue for a problem or a tactic that it does not take.
+// returns cudaErrorInvalidValue for a problem or a tactic that it does not take, among them a
+// tactic that conv_tactics or gemm_tactics does not list for the current device.
+//
+// X, Y, residual, codebook and workspace are aligned to 16 bytes or more (cudaMalloc gives 256).
+//
+// Accuracy. kBinary accumulates in integers; the epilogue multiplies, adds and adds in float32,
+// rounding after each, as the function body does, and a float16 result is rounded once more. The
+// real-valued kinds sum in float32: with float16 X every product is exact; float32 X is split into
+// three bfloat16 terms that add up to it exactly (a centroid of float16 into two), so that no
+// product loses more than 2^-23 of itself. See docs/cuda-kernels.md.
 
 #ifndef BITEXPORT_KERNELS_CUDA_LAUNCH_H_
 #define BITEXPORT_KERNELS_CUDA_LAUNCH_H_
@@ -11,49 +20,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/conv_shape.h"
+#include "kernels/cuda/problem.h"
 
 namespace bitexport {
 namespace cuda {
-
-enum class DataType { kFloat32, kFloat16 };
-
-// Of X, R and Y alike. kNhwc8 is NHWC with the channels padded to a multiple of 8 (TensorRT's
-// kHWC8), float16 only; what the padding of X holds does not matter, that of Y is written as 0.
-enum class Layout { kNchw, kNhwc8 };
-
-// Where the weight comes from: sign words with real or with binary activations, or code words of 8
-// or 16 bits with a codebook.
-enum class WeightKind { kSign, kBinary, kCodebook8, kCodebook16 };
-
-// A convolution, as far as a kernel is chosen by it. The codebook is K = entries centroids of
-// d = depth weights; both are 0 for sign words.
-struct ConvProblem {
-  ConvShape shape;
-  WeightKind kind;
-  DataType type;
-  Layout layout;
-  bool residual;
-  std::int32_t entries;
-  std::int32_t depth;
-};
-
-// Device pointers. Y = scale * conv(X, W) + bias (+ residual).
-struct ConvBuffers {
-  const void* x;                // [N, Ci, H, W] of the problem's type and layout
-  const std::uint32_t* weight;  // sign words [Co, kh, kw, words_per_tap] or code words [Co, n]
-  const void* codebook;         // float16 [K, d]; null for sign words
-  const float* threshold;       // [Ci]; null except for kBinary
-  const float* scale;           // [Co]
-  const float* bias;            // [Co]
-  const void* residual;         // as y; null where the problem has none
-  void* y;                      // [N, Co, Ho, Wo]
-  void* workspace;              // conv_workspace_bytes, aligned to 256
-};
-
-// A tactic is a kernel with its tile sizes; its number is stable between releases and greater than
-// 0. kReferenceTactic is a plain loop for any problem, there to test the others against.
-inline constexpr int kReferenceTactic = 1 << 20;
 
 // Writes up to `capacity` tactics that take the problem on a device of this compute capability
 // (major * 10 + minor), the likely fastest first; returns how many there are.
@@ -66,26 +36,6 @@ cudaError_t conv(const ConvProblem& problem, const ConvBuffers& buffers, int tac
 // read.
 cudaError_t binary_accumulate(const ConvProblem& problem, const ConvBuffers& buffers, int tactic,
                               std::int32_t* accumulators, cudaStream_t stream);
-
-// Y [N, Co] = scale * (X [N, Ci] @ W^T) + bias with W [Co, Ci] from 16-bit codes.
-struct GemmProblem {
-  std::int32_t batch;
-  std::int32_t in_features;
-  std::int32_t out_features;
-  std::int32_t entries;
-  std::int32_t depth;
-  DataType type;
-};
-
-struct GemmBuffers {
-  const void* x;               // [N, Ci]
-  const std::uint32_t* codes;  // [Co, n]
-  const void* codebook;        // float16 [K, d]
-  const float* scale;          // [Co]
-  const float* bias;           // [Co]
-  void* y;                     // [N, Co]
-  void* workspace;
-};
 
 int gemm_tactics(const GemmProblem& problem, int compute_capability, int* tactics, int capacity);
 std::size_t gemm_workspace_bytes(const GemmProblem& problem, int tactic);
