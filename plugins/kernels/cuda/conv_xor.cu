@@ -1,0 +1,12 @@
+#include "kernels/cuda/conv_global.cuh"
+#include "kernels/cuda/kernels.h"
+
+namespace bitexport {
+namespace cuda {
+
+cudaError_t launch_xor(const ConvPlan& plan, cudaStream_t stream) {
+  return launch_binary<MmaOp::kXorPopc>(plan, stream);
+}
+
+}  // namespace cuda
+}  // namespace bitexport
