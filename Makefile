@@ -35,6 +35,10 @@ plugins: $(READY)
 gpu-test: $(READY)
 	$(BIN)/python plugins/scripts/gpu_test.py
 
+# The plugins against cuDNN through torch; writes benchmarks/results/gpu-NAME.md.
+gpu-bench: $(READY)
+	$(BIN)/python -m benchmarks.gpu
+
 # Reads in build/site/index.html.
 docs: $(READY)
 	$(BIN)/python docs/op_reference.py > docs/ops.md

@@ -1,0 +1,1 @@
+"""GPU benchmarks: the TensorRT plugins against cuDNN through torch, without TensorRT."""
