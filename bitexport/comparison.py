@@ -8,7 +8,8 @@ that flipped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,18 @@ __all__ = [
     "Tolerance",
     "compare_bits",
     "compare_logits",
+    "compare_outputs",
     "first_divergence",
     "reference_logits",
+    "reference_outputs",
     "sample_input",
     "zero_activation_shares",
 ]
 
 FloatArray = npt.NDArray[np.float32]
 _SAMPLES = 8
+_MOST_PIXELS = _SAMPLES * 448 * 448
+_PIXEL_TOP1 = 0.99
 _SEED = 0
 
 
@@ -84,7 +89,8 @@ class Comparison:
         samples: Number of samples.
         max_abs_diff: Largest absolute difference of a logit.
         rel_l2: ||got - expected|| / ||expected||.
-        top1_agreement: Share of samples with the same predicted class.
+        top1_agreement: Share of samples with the same predicted class; of feature maps, share of
+            pixels with the same strongest channel.
         flip_rate: Share of binary activations that differ; None where there are none.
         zero_activations: Activations of exactly 0 before a sign, where torch's sign is 0 and a
             bit is +1; None where there are no binary activations.
@@ -152,6 +158,35 @@ def compare_logits(
         flip_rate=None if bits is None else bits.flip_rate,
         zero_activations=None if bits is None else bits.zeros,
     )
+
+
+def compare_outputs(
+    got: Mapping[str, FloatArray],
+    expected: Mapping[str, FloatArray],
+    tolerance: Tolerance,
+    bits: BitComparison | None = None,
+) -> Comparison:
+    """Compare every expected output; the figures are those of the worst one.
+
+    Of several outputs, which are feature maps, some pixels may differ in their strongest channel:
+    there are many, and in a few the first two are equal but for rounding.
+
+    Raises:
+        InputError: An output is missing, or its shape differs.
+    """
+    if not expected.keys() <= got.keys():
+        raise InputError(
+            "the outputs cannot be compared",
+            got=", ".join(got),
+            expected=", ".join(expected),
+            fix="Name the architecture that was exported with --arch.",
+        )
+    if len(expected) > 1:
+        tolerance = replace(tolerance, top1=min(tolerance.top1, _PIXEL_TOP1))
+    compared = [compare_logits(got[k], expected[k], tolerance, bits) for k in expected]
+    # A NaN is no smaller than anything, hence the negation.
+    worst = max(compared, key=lambda c: (not c.ok, not c.rel_l2 < np.inf, c.rel_l2))
+    return worst
 
 
 def compare_bits(
@@ -274,17 +309,31 @@ def relative_l2(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     return difference / norm
 
 
-def sample_input(input_shape: tuple[int, int, int], samples: int = _SAMPLES) -> FloatArray:
-    """Standard normal images of a fixed seed: float32 [samples, C, H, W]."""
+def sample_input(input_shape: tuple[int, int, int]) -> FloatArray:
+    """Standard normal images of a fixed seed: float32 [N, C, H, W], fewer of large ones."""
     rng = np.random.default_rng(_SEED)
+    pixels = input_shape[1] * input_shape[2]
+    samples = max(1, min(_SAMPLES, _MOST_PIXELS // max(1, pixels)))
     return rng.standard_normal((samples, *input_shape), dtype=np.float32)
 
 
 def reference_logits(module: nn.Module, images: FloatArray) -> FloatArray:
-    """Logits of the torch reference: float32 [N, classes]."""
+    """Logits of the torch reference: float32 [N, classes]; of several outputs the first."""
+    return _reference(module, images)[0]
+
+
+def reference_outputs(
+    module: nn.Module, images: FloatArray, names: Sequence[str]
+) -> dict[str, FloatArray]:
+    """All outputs of the torch reference by name."""
+    return dict(zip(names, _reference(module, images), strict=True))
+
+
+def _reference(module: nn.Module, images: FloatArray) -> tuple[FloatArray, ...]:
     with torch.inference_mode():
-        logits: FloatArray = module(torch.from_numpy(images)).numpy()
-    return logits
+        result = module(torch.from_numpy(images))
+    tensors: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
+    return tuple(tensor.numpy() for tensor in tensors)
 
 
 def first_divergence(

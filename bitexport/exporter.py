@@ -19,9 +19,9 @@ from bitexport.comparison import (
     Comparison,
     Tolerance,
     compare_bits,
-    compare_logits,
+    compare_outputs,
     first_divergence,
-    reference_logits,
+    reference_outputs,
     sample_input,
     zero_activation_shares,
 )
@@ -206,6 +206,7 @@ def lowered_model(model: LoadedModel, options: ExportOptions) -> LoweredModel:
         input_shape,
         options.zero_weights,
         _ternary_layers(model.module, input_shape, options),
+        model.outputs,
     )
     lowering = LoweringOptions(float16=options.float16, plain=options.plain)
     lowered = lower(captured.graph, lowering)
@@ -251,12 +252,12 @@ def _verify(
 ) -> Comparison:
     runtime = runtime_named("ort")
     images = sample_input(_input_shape(model, options))
-    expected = reference_logits(model.module, images)
-    got = runtime.load(data).run({"input": images})["logits"]
+    expected = reference_outputs(model.module, images, model.outputs)
+    got = runtime.load(data).run({"input": images})
     binary = model.binary_activations or any(x.binary_activations for x in lowered.layers)
     tolerance = Tolerance.for_model(binary_activations=binary, float16=options.float16)
     bits = compare_bits(lowered.graph, model.module, images, runtime) if binary else None
-    comparison = compare_logits(got, expected, tolerance, bits)
+    comparison = compare_outputs(got, expected, tolerance, bits)
     if comparison.ok or "plus-one" in (options.zero_weights, options.zero_activations):
         return comparison
     divergence = first_divergence(

@@ -37,10 +37,12 @@ class LoadedModel:
     """A checkpoint rebuilt as a torch model that computes what the authors' code computes.
 
     Attributes:
-        module: In evaluation mode, float32, on the CPU: float [N, C, H, W] -> logits [N, classes].
+        module: In evaluation mode, float32, on the CPU: float [N, C, H, W] -> logits [N, classes],
+            or a tuple of as many tensors as ``outputs`` names.
         family: Name of the family.
         arch: Name of the architecture, as ``--arch`` takes it.
         input_shape: (C, H, W) that the family's training used.
+        outputs: Names of what the module returns.
         binary_activations: A rounding difference can flip an activation's sign, so comparisons
             need the wider tolerance.
         dense_reasons: Layer -> why its weight stayed dense.
@@ -52,6 +54,7 @@ class LoadedModel:
     family: str
     arch: str
     input_shape: tuple[int, int, int]
+    outputs: tuple[str, ...] = ("logits",)
     binary_activations: bool = False
     dense_reasons: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

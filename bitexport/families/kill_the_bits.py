@@ -1,4 +1,4 @@
-"""kill-the-bits: ResNets whose weights are a codebook and codes.
+"""kill-the-bits: ResNets and Mask R-CNN whose weights are a codebook and codes.
 
 Stock et al., "And the Bit Goes Down", ICLR 2020; upstream facebookresearch/kill-the-bits,
 ``src/inference.py``. Each quantized layer holds ``centroids`` float16 [K, d], ``assignments``
@@ -9,75 +9,139 @@ kernel's size):
 
 BatchNorm layers carry float16 weight and bias only: running mean 0, variance 1, eps 1e-5. The
 bias of ``fc`` is a key of its own, ``fc_bias``.
+
+Mask R-CNN (the branch ``mask_r_cnn``, for torchvision 0.3) has the same records. ``biases`` is a
+dict from a parameter's full name to its values, for the quantized layers; the dense ones carry
+their own: ``backbone.body.conv1``, ``rpn.head.cls_logits``, ``rpn.head.bbox_pred`` and
+``roi_heads.mask_predictor.mask_fcn_logits``. BatchNorm is torchvision 0.3's frozen one, without
+an eps.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
-from bitexport.checkpoint import Checkpoint
+from bitexport.checkpoint import Checkpoint, Scalar
 from bitexport.errors import UnsupportedModel
 from bitexport.families.base import LoadedModel, LoadOptions
-from bitexport.families.state import assign_state, require_finite
-from bitexport.layers import CodebookConv2d, CodebookLinear
+from bitexport.families.codebook_layers import (
+    CODES_SUFFIX,
+    dense_tensors,
+    quantized_layers,
+    replace_layer,
+)
+from bitexport.families.state import assign_state
+from bitexport.models.mask_rcnn import (
+    FEATURE_NAMES,
+    FeaturePyramid,
+    build_mask_rcnn,
+    current_key,
+)
 from bitexport.models.resnet import RESNETS, build_resnet, resnet_of_keys
 
 __all__ = ["KillTheBitsFamily"]
 
-_CODES = ".assignments"
-_QUANTIZED_FIELDS = ("centroids", "assignments", "n_blocks", "is_conv", "k")
 _DENSE_REASON = "the checkpoint holds this layer unquantized"
-_CODE_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _IMAGENET_SHAPE = (3, 224, 224)
+# A 4:3 image as torchvision's detectors resize and pad it.
+_COCO_SHAPE = (3, 800, 1088)
+_BACKBONE = "maskrcnn_resnet50_fpn_backbone"
+_ARCHS = (*RESNETS, _BACKBONE)
+_BIASES = "biases."
+_BACKBONE_NOTE = (
+    "the file holds a whole Mask R-CNN; this is its backbone with the feature pyramid, for images "
+    "that are normalized and resized already"
+)
+_DETECTOR_MARK = "roi_heads."
+_CLASS_BIAS = "roi_heads.box_predictor.cls_score.bias"
 # Batch statistics are folded into weight and bias upstream; codebook layers come complete.
 _MAY_MISS = ("running_mean", "running_var", ".codes", ".codebook")
 
 
 class KillTheBitsFamily:
-    """Product-quantized torchvision ResNets."""
+    """Product-quantized torchvision ResNets, and Mask R-CNN."""
 
     name = "kill-the-bits"
     title = "kill-the-bits (product quantization)"
     paper = "https://arxiv.org/abs/1907.05686"
 
     def detect(self, checkpoint: Checkpoint) -> str | None:
-        """The torchvision ResNet whose blocks the file has."""
+        """The torchvision ResNet whose blocks the file has, or Mask R-CNN's backbone."""
         values = checkpoint.values
-        if not any(key.endswith(_CODES) for key in values):
+        if not any(key.endswith(CODES_SUFFIX) for key in values):
             return None
+        if any(key.startswith(_DETECTOR_MARK) for key in values):
+            return _BACKBONE
         return resnet_of_keys(values)
 
     def build(self, checkpoint: Checkpoint, arch: str, options: LoadOptions) -> LoadedModel:
-        """The ResNet with codebook layers in place of the quantized ones."""
+        """The network with codebook layers in place of the quantized ones."""
         _check_options(arch, options)
-        quantized = [k.removesuffix(_CODES) for k in checkpoint.values if k.endswith(_CODES)]
-        module = build_resnet(arch, _num_classes(checkpoint))
-        for name in quantized:
-            _replace_layer(module, name, checkpoint)
-        assign_state(module, _dense_state(checkpoint, quantized), optional=_MAY_MISS)
-        dense = {
-            name: _DENSE_REASON
-            for name, layer in module.named_modules()
-            if isinstance(layer, nn.Conv2d | nn.Linear)
-        }
+        if arch not in RESNETS:
+            return self._build_mask_rcnn(checkpoint, arch)
+        module = build_resnet(arch, _num_classes(checkpoint, _fc_bias(checkpoint)))
+        _fill(module, checkpoint)
         return LoadedModel(
             module=module.eval(),
             family=self.name,
             arch=arch,
             input_shape=_IMAGENET_SHAPE,
-            dense_reasons=dense,
+            dense_reasons=_dense_reasons(module),
+        )
+
+    def _build_mask_rcnn(self, checkpoint: Checkpoint, arch: str) -> LoadedModel:
+        checkpoint = replace(checkpoint, values=_current_values(checkpoint))
+        detector = build_mask_rcnn(_num_classes(checkpoint, _CLASS_BIAS))
+        _fill(detector, checkpoint)
+        module = FeaturePyramid(detector.backbone)
+        return LoadedModel(
+            module=module.eval(),
+            family=self.name,
+            arch=arch,
+            input_shape=_COCO_SHAPE,
+            outputs=FEATURE_NAMES,
+            dense_reasons=_dense_reasons(module),
+            notes=(_BACKBONE_NOTE,),
         )
 
 
+def _fill(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put codebook layers and dense tensors where they belong, in place."""
+    quantized = quantized_layers(checkpoint)
+    for name in quantized:
+        replace_layer(module, name, checkpoint)
+    state = dense_tensors(checkpoint, quantized)
+    if "fc_bias.bias" in state:
+        state["fc.bias"] = state.pop("fc_bias.bias")
+    assign_state(module, state, optional=_MAY_MISS)
+
+
+def _current_values(checkpoint: Checkpoint) -> dict[str, Tensor | Scalar]:
+    """The values of a Mask R-CNN file under today's keys, the biases beside their weights."""
+    values: dict[str, Tensor | Scalar] = {}
+    # Upstream applies the biases last, so they win.
+    for key, value in sorted(checkpoint.values.items(), key=lambda x: x[0].startswith(_BIASES)):
+        values[current_key(key.removeprefix(_BIASES))] = value
+    return values
+
+
+def _dense_reasons(module: nn.Module) -> dict[str, str]:
+    dense = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    return {n: _DENSE_REASON for n, layer in module.named_modules() if isinstance(layer, dense)}
+
+
+def _fc_bias(checkpoint: Checkpoint) -> str:
+    return "fc.bias" if "fc.bias" in checkpoint.values else "fc_bias.bias"
+
+
 def _check_options(arch: str, options: LoadOptions) -> None:
-    if arch not in RESNETS:
+    if arch not in _ARCHS:
         raise UnsupportedModel(
             "unknown kill-the-bits architecture",
             got=arch,
-            expected=" or ".join(RESNETS),
+            expected=" or ".join(_ARCHS),
             fix="Correct --arch, or leave it out to have it detected.",
         )
     if "binary" in (options.weights, options.activations) or options.weights == "float":
@@ -89,8 +153,7 @@ def _check_options(arch: str, options: LoadOptions) -> None:
         )
 
 
-def _num_classes(checkpoint: Checkpoint) -> int:
-    key = "fc.bias" if "fc.bias" in checkpoint.values else "fc_bias.bias"
+def _num_classes(checkpoint: Checkpoint, key: str) -> int:
     bias = checkpoint.tensor(key)
     if bias.dim() != 1:
         raise UnsupportedModel(
@@ -100,90 +163,3 @@ def _num_classes(checkpoint: Checkpoint) -> int:
             fix="Check the file.",
         )
     return int(bias.shape[0])
-
-
-def _dense_state(checkpoint: Checkpoint, quantized: list[str]) -> dict[str, Tensor]:
-    """The tensors that are no codes, under torchvision's names."""
-    taken = {f"{name}.{field}" for name in quantized for field in _QUANTIZED_FIELDS}
-    state = {k: v for k, v in checkpoint.tensors().items() if k not in taken}
-    if "fc_bias.bias" in state:
-        state["fc.bias"] = state.pop("fc_bias.bias")
-    return state
-
-
-def _replace_layer(module: nn.Module, name: str, checkpoint: Checkpoint) -> None:
-    """Put the codebook layer ``name`` where the architecture has a dense one."""
-    parent_name, _, attribute = name.rpartition(".")
-    try:
-        dense = module.get_submodule(name)
-    except AttributeError:
-        dense = None
-    if not isinstance(dense, nn.Conv2d | nn.Linear):
-        raise UnsupportedModel(
-            "the checkpoint quantizes a layer that the architecture lacks",
-            got=repr(name),
-            expected="convolutions and the linear layer of the architecture",
-            fix="Name the architecture with --arch.",
-        )
-    codebook = checkpoint.tensor(f"{name}.centroids")
-    codes = _codes(name, checkpoint, codebook, dense.weight.shape)
-    layer: nn.Module
-    if isinstance(dense, nn.Conv2d):
-        layer = CodebookConv2d(
-            codes,
-            codebook,
-            cast(tuple[int, int, int, int], tuple(dense.weight.shape)),
-            stride=dense.stride,
-            padding=dense.padding,
-            dilation=dense.dilation,
-            groups=dense.groups,
-        )
-    else:
-        layer = CodebookLinear(
-            codes,
-            codebook,
-            (dense.out_features, dense.in_features),
-            bias=dense.bias.detach(),
-        )
-    setattr(module.get_submodule(parent_name), attribute, layer)
-
-
-def _codes(name: str, checkpoint: Checkpoint, codebook: Tensor, shape: torch.Size) -> Tensor:
-    """The codes [Co, blocks] of a layer, checked against its codebook and its weight's shape."""
-    require_finite(f"{name}.centroids", codebook)
-    assignments = checkpoint.tensor(f"{name}.assignments")
-    out_channels, row = shape[0], shape[1:].numel()
-    if codebook.dim() != 2 or 0 in codebook.shape or row % codebook.shape[1]:
-        raise UnsupportedModel(
-            f"layer {name!r} has a codebook of a wrong shape",
-            got=list(codebook.shape),
-            expected=f"[K, d] with d a divisor of {row}",
-            fix="Check the file, or name the architecture with --arch.",
-        )
-    blocks = row // codebook.shape[1]
-    stated = checkpoint.values.get(f"{name}.n_blocks", blocks)
-    # The file may hold anything here, a tensor of many elements for instance.
-    shown = stated if isinstance(stated, int) else type(stated).__name__
-    if assignments.dtype not in _CODE_DTYPES:
-        raise UnsupportedModel(
-            f"layer {name!r} has codes of a wrong type",
-            got=assignments.dtype,
-            expected="integers",
-            fix="Check the file.",
-        )
-    if assignments.numel() != blocks * out_channels or shown != blocks:
-        raise UnsupportedModel(
-            f"layer {name!r} has a wrong number of codes",
-            got=f"{assignments.numel()} codes, n_blocks {shown}",
-            expected=f"{blocks * out_channels} codes in {blocks} blocks for {list(shape)}",
-            fix="Check the file, or name the architecture with --arch.",
-        )
-    codes = assignments.long()
-    if int(codes.min()) < 0 or int(codes.max()) >= codebook.shape[0]:
-        raise UnsupportedModel(
-            f"layer {name!r} has a code past its codebook",
-            got=f"codes {int(codes.min())}..{int(codes.max())}",
-            expected=f"0..{codebook.shape[0] - 1}",
-            fix="The file is damaged; quantize the layer again.",
-        )
-    return codes.reshape(blocks, out_channels).T.contiguous()

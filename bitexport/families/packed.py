@@ -48,6 +48,13 @@ def packed_state(model: LoadedModel) -> dict[str, Any]:
             expected=f"a model of {' or '.join(_PACKERS)}",
             fix="Export it with `bitexport onnx`.",
         )
+    if len(model.outputs) > 1:
+        raise UnsupportedModel(
+            f"{model.arch} cannot be packed",
+            got="a part of the network that its file holds",
+            expected="a classifier",
+            fix="Keep the file, which is packed already, or export it with `bitexport onnx`.",
+        )
     return _PACKERS[model.family](model.module)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -50,6 +50,7 @@ def capture(
     input_shape: tuple[int, int, int],
     zero_weights: ZeroWeights = "exact",
     ternary: Container[str] = (),
+    outputs: Sequence[str] = (OUTPUT_NAME,),
 ) -> Captured:
     """Export ``module`` with its quantized layers as custom-op nodes.
 
@@ -59,6 +60,7 @@ def capture(
         zero_weights: What to do with weights of exactly 0 in a 1-bit layer.
         ternary: Names of the binary layers whose activations of exactly 0 are to stay 0, where
             their spec says so; in the others they become +1.
+        outputs: Names of what the module returns.
 
     Raises:
         UnsupportedModel: A layer breaks its spec's contract, has zero weights under
@@ -82,7 +84,7 @@ def capture(
                 records.append(Record("zero-activations", name, True, detail))
         parent, _, attribute = name.rpartition(".")
         setattr(twin.get_submodule(parent), attribute, emitter(spec))
-    return Captured(_export(twin.eval(), input_shape), records, zeros)
+    return Captured(_export(twin.eval(), input_shape, outputs), records, zeros)
 
 
 def _named_spec(name: str, layer: nn.Module) -> LayerSpec | None:
@@ -119,7 +121,9 @@ def _decide_zeros(
     return spec, [Record("zero-weights", name, True, detail)]
 
 
-def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ir.Model:
+def _export(
+    module: nn.Module, input_shape: tuple[int, int, int], outputs: Sequence[str]
+) -> ir.Model:
     example = torch.zeros(_TRACE_BATCH, *input_shape)
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
@@ -134,7 +138,7 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ir.Model:
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("N")},),
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=list(outputs),
                 opset_version=OPSET,
                 optimize=False,
                 verbose=False,

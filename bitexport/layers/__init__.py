@@ -6,13 +6,14 @@ export reads them, so what was trained is what is shipped.
 
 from bitexport.layers.adapters import register_layer, spec_of
 from bitexport.layers.binary_conv import BinaryConv2d, SignInputConv2d
-from bitexport.layers.codebook import CodebookConv2d, CodebookLinear
+from bitexport.layers.codebook import CodebookConv2d, CodebookConvTranspose2d, CodebookLinear
 from bitexport.layers.estimator import SignEstimator, StraightThrough
 from bitexport.layers.sign_conv import SignConv2d
 
 __all__ = [
     "BinaryConv2d",
     "CodebookConv2d",
+    "CodebookConvTranspose2d",
     "CodebookLinear",
     "SignConv2d",
     "SignEstimator",

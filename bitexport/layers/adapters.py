@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bitexport.errors import UnsupportedModel
 from bitexport.layers.binary_conv import BinaryConv2d
-from bitexport.layers.codebook import CodebookConv2d, CodebookLinear
+from bitexport.layers.codebook import CodebookConv2d, CodebookConvTranspose2d, CodebookLinear
 from bitexport.layers.sign_conv import SignConv2d
 from bitexport.spec import (
     BinaryConvSpec,
@@ -34,6 +34,8 @@ ToSpec = Callable[[Layer], LayerSpec]
 
 def spec_of(layer: nn.Module) -> LayerSpec | None:
     """The spec of a quantized layer, or None for a layer that no adapter is registered for."""
+    if isinstance(layer, CodebookConvTranspose2d):
+        return None  # no op computes it
     for cls in type(layer).__mro__:
         if cls in _ADAPTERS:
             return _ADAPTERS[cls](layer)

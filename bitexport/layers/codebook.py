@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CodebookConv2d", "CodebookLinear"]
+__all__ = ["CodebookConv2d", "CodebookConvTranspose2d", "CodebookLinear"]
 
 
 class CodebookConv2d(nn.Module):
@@ -51,6 +51,18 @@ class CodebookConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
         return F.conv2d(x, self.weight, self.bias, **self.conv)
+
+
+class CodebookConvTranspose2d(CodebookConv2d):
+    """Transposed convolution whose weight is ``codebook[codes]``.
+
+    Arguments are those of :class:`CodebookConv2d`, with a weight [Ci, Co/group, kh, kw] as torch
+    has it, so that a row of codes belongs to an input channel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
+        return F.conv_transpose2d(x, self.weight, self.bias, **self.conv)
 
 
 class CodebookLinear(nn.Module):

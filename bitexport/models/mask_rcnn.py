@@ -1,0 +1,60 @@
+"""torchvision's Mask R-CNN (ResNet-50-FPN), as checkpoints of torchvision 0.3 know it.
+
+He et al., "Mask R-CNN", ICCV 2017; Lin et al., "Feature Pyramid Networks for Object Detection",
+CVPR 2017. torchvision 0.3 froze BatchNorm without an eps (``FrozenBatchNorm2d``) and gave the
+layers other names than today's:
+
+    backbone.fpn.inner_blocks.0      ->  backbone.fpn.inner_blocks.0.0     (layer_blocks too)
+    rpn.head.conv                    ->  rpn.head.conv.0.0
+    roi_heads.mask_head.mask_fcn1    ->  roi_heads.mask_head.0.0           (1 to 4)
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
+
+__all__ = ["FEATURE_NAMES", "FeaturePyramid", "build_mask_rcnn", "current_key"]
+
+# The outputs of the pyramid, finest first; "pool" is every second pixel of "3".
+FEATURE_NAMES = ("0", "1", "2", "3", "pool")
+
+_FPN_BLOCK = re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(?!0\.)")
+_MASK_BLOCK = re.compile(r"roi_heads\.mask_head\.mask_fcn([1-4])\.")
+_RPN_CONV = "rpn.head.conv."
+
+
+class FeaturePyramid(nn.Module):
+    """The backbone by itself: ResNet-50 and its feature pyramid.
+
+    Args:
+        backbone: The ``backbone`` of a Mask R-CNN; its layers keep that name.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Normalized images [N, 3, H, W] -> feature maps [N, 256, H/4, W/4] to [.., H/64, W/64]."""
+        return tuple(self.backbone(x).values())
+
+
+def build_mask_rcnn(num_classes: int) -> MaskRCNN:
+    """A Mask R-CNN in evaluation mode whose BatchNorms have no eps."""
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_classes)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 0.0
+    return model.eval()
+
+
+def current_key(key: str) -> str:
+    """The name that today's torchvision has for a key of torchvision 0.3."""
+    key = _FPN_BLOCK.sub(r"\1.0.", key)
+    key = _MASK_BLOCK.sub(lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.", key)
+    if key.startswith(_RPN_CONV) and not key.startswith(f"{_RPN_CONV}0."):
+        key = f"{_RPN_CONV}0.0.{key.removeprefix(_RPN_CONV)}"
+    return key
