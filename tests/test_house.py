@@ -40,7 +40,8 @@ RANKS = {
     "inspection": 8,
     "verification": 8,
     "diagnosis": 8,
-    "cli": 9,
+    "bench": 9,
+    "cli": 10,
 }
 # Where the heavy and the exchangeable libraries may be imported.
 LIBRARIES = {
@@ -55,7 +56,7 @@ LIBRARIES = {
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
     | {"comparison", "exporter", "diagnosis"},
     "onnx": {"graph", "runtimes"},
-    "onnx_ir": {"ops", "graph", "comparison", "exporter", "verification"},
+    "onnx_ir": {"ops", "graph", "comparison", "exporter", "verification", "bench"},
 }
 MOST_LINES = 400
 

@@ -7,13 +7,14 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.main
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bitexport.errors import BitexportError
 
@@ -21,9 +22,11 @@ __all__ = [
     "Debug",
     "Json",
     "Verbose",
+    "json_text",
     "print_json",
     "printable",
     "progress",
+    "progress_bar",
     "run",
     "say",
     "size",
@@ -48,7 +51,12 @@ _BINARY_UNITS = ("B", "KiB", "MiB", "GiB")
 
 def print_json(record: Mapping[str, Any]) -> None:
     """One JSON object on stdout; NaN and infinities become null, as JSON has none."""
-    typer.echo(json.dumps(_plain(record), indent=2, allow_nan=False))
+    typer.echo(json_text(record))
+
+
+def json_text(record: Mapping[str, Any]) -> str:
+    """What :func:`print_json` prints."""
+    return json.dumps(_plain(record), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
@@ -91,6 +99,23 @@ def progress(title: str) -> Iterator[None]:
         return
     with _stderr.status(title):
         yield
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal that is told what is done and the share of the whole; quiet in a pipe."""
+    if not _stderr.is_terminal:
+        yield lambda _title, _share: None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=_stderr, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda title, share: bar.update(task, description=printable(title), completed=share)
 
 
 def run(app: typer.Typer) -> NoReturn:

@@ -34,6 +34,7 @@ __all__ = [
 RUNTIMES: tuple[Runtime, ...] = (
     OnnxRuntime(native=False),
     OnnxRuntime(native=True),
+    OnnxRuntime(native=False, cuda=True),
     ReferenceRuntime(),
 )
 ENGINE_BUILDERS: tuple[EngineBuilder, ...] = (TensorRTRTX(),)
