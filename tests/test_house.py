@@ -42,7 +42,8 @@ RANKS = {
     "inspection": 8,
     "verification": 8,
     "diagnosis": 8,
-    "cli": 9,
+    "bench": 9,
+    "cli": 10,
 }
 # Where the heavy and the exchangeable libraries may be imported.
 LIBRARIES = {
@@ -59,7 +60,7 @@ LIBRARIES = {
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
     | {"comparison", "exporter", "diagnosis"},
     "onnx": {"graph", "runtimes"},
-    "onnx_ir": {"ops", "graph", "comparison", "exporter", "importer", "verification"},
+    "onnx_ir": {"ops", "graph", "comparison", "exporter", "importer", "verification", "bench"},
 }
 MOST_LINES = 400
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bitexport import __version__
+from bitexport.cli.bench import bench
 from bitexport.cli.doctor import doctor
 from bitexport.cli.inspect import inspect
 from bitexport.cli.onnx import onnx
@@ -32,6 +33,7 @@ app.command(no_args_is_help=True)(onnx)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(verify)
 app.command(no_args_is_help=True)(trt)
+app.command(no_args_is_help=True)(bench)
 app.command(no_args_is_help=True)(pack)
 app.command()(doctor)
 

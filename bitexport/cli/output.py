@@ -23,6 +23,7 @@ __all__ = [
     "Debug",
     "Json",
     "Verbose",
+    "json_text",
     "print_json",
     "printable",
     "progress",
@@ -51,7 +52,12 @@ _BINARY_UNITS = ("B", "KiB", "MiB", "GiB")
 
 def print_json(record: Mapping[str, Any]) -> None:
     """One JSON object on stdout; NaN and infinities become null, as JSON has none."""
-    typer.echo(json.dumps(_plain(record), indent=2, allow_nan=False))
+    typer.echo(json_text(record))
+
+
+def json_text(record: Mapping[str, Any]) -> str:
+    """What :func:`print_json` prints."""
+    return json.dumps(_plain(record), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
@@ -97,7 +103,7 @@ def progress(title: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None] | None]:
+def progress_bar(title: str) -> Iterator[Callable[[str, float, float], None] | None]:
     """A bar on a terminal; yields its (phase, steps done, steps in all), None in a pipe."""
     if not _stderr.is_terminal:
         yield None
@@ -114,8 +120,8 @@ def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None] | None]
     with Progress(*columns, console=_stderr, transient=True) as bar:
         task = bar.add_task("", total=None, title=title, phase="")
 
-        def report(phase: str, done: int, total: int) -> None:
-            bar.update(task, phase=phase, completed=done, total=total or None)
+        def report(phase: str, done: float, total: float) -> None:
+            bar.update(task, phase=printable(phase), completed=done, total=total or None)
 
         yield report
 

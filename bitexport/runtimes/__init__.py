@@ -45,6 +45,7 @@ __all__ = [
 RUNTIMES: tuple[Runtime, ...] = (
     OnnxRuntime(native=False),
     OnnxRuntime(native=True),
+    OnnxRuntime(native=False, cuda=True),
     ReferenceRuntime(),
     TensorRTRuntime(),
 )

@@ -11,21 +11,29 @@ from bitexport.errors import RuntimeFailure
 from bitexport.runtimes.base import Arrays, Availability
 from bitexport.runtimes.libraries import cpu_kernel, op_library_path
 
-__all__ = ["OnnxRuntime", "session"]
+__all__ = ["OnnxRuntime", "profiling_session", "session"]
 
 _ERRORS_ONLY = 3
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_CUDA_FIX = (
+    "Run: pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-gpu, "
+    "on a machine with an NVIDIA GPU"
+)
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU.
+    """ONNX Runtime on the CPU, or with its CUDA execution provider.
 
     Args:
         native: Register our op library, so that its kernels run instead of the bodies.
+        cuda: Run on the GPU.
     """
 
-    def __init__(self, *, native: bool) -> None:
-        self.name = "ort-native" if native else "ort"
+    def __init__(self, *, native: bool, cuda: bool = False) -> None:
+        self.name = "ort-native" if native else "ort-cuda" if cuda else "ort"
         self._native = native
+        self._cuda = cuda
 
     def availability(self) -> Availability:
         """Whether onnxruntime imports and, for native, the op library is there."""
@@ -34,6 +42,8 @@ class OnnxRuntime:
         except ImportError as error:
             return Availability(self.name, False, str(error), "Run: pip install onnxruntime")
         detail = f"onnxruntime {onnxruntime.__version__}"
+        if self._cuda and _CUDA not in onnxruntime.get_available_providers():
+            return Availability(self.name, False, f"{detail} without {_CUDA}", _CUDA_FIX)
         if not self._native:
             return Availability(self.name, True, detail)
         try:
@@ -43,9 +53,20 @@ class OnnxRuntime:
         return Availability(self.name, True, f"{detail} with {path}, kernel {kernel}")
 
     def load(self, model: bytes, *, threads: int = 0) -> _Session:
-        """An inference session on the CPU."""
+        """An inference session whose idle threads sleep instead of spinning."""
         self.availability().require()
-        return _Session(session(model, native=self._native, threads=threads))
+        providers = [_CUDA, _CPU] if self._cuda else [_CPU]
+        inner = session(
+            model, native=self._native, threads=threads, providers=providers, spinning=False
+        )
+        if self._cuda and _CUDA not in inner.get_providers():
+            raise RuntimeFailure(
+                "ONNX Runtime does not start on the GPU",
+                got=f"only {', '.join(inner.get_providers())}",
+                expected=_CUDA,
+                fix="Look at nvidia-smi, and at the CUDA and cuDNN that onnxruntime-gpu needs.",
+            )
+        return _Session(inner)
 
 
 def session(
@@ -54,6 +75,7 @@ def session(
     native: bool = True,
     threads: int = 0,
     providers: list[str] | None = None,
+    spinning: bool = True,
 ) -> Any:  # noqa: ANN401  (onnxruntime ships no types)
     """An ``onnxruntime.InferenceSession`` for a model's path or bytes.
 
@@ -62,22 +84,51 @@ def session(
         native: Register our op library.
         threads: ``intra_op_num_threads``; 0 lets ONNX Runtime choose.
         providers: Execution providers; the CPU by default.
+        spinning: Idle threads burn their core while they wait, as ONNX Runtime has it; sessions
+            that share a machine disturb each other that way.
 
     Raises:
         RuntimeFailure: The op library is missing, or ONNX Runtime refuses the model.
     """
+    return _open(model, _options(threads, spinning), native, providers)
+
+
+def profiling_session(model: bytes, native: bool, threads: int, prefix: str) -> Any:  # noqa: ANN401
+    """A session on the CPU that writes what its nodes take to a file that starts with ``prefix``.
+
+    Raises:
+        RuntimeFailure: The op library is missing, or ONNX Runtime refuses the model.
+    """
+    options = _options(threads, spinning=False)
+    options.enable_profiling = True
+    options.profile_file_prefix = prefix
+    return _open(model, options, native, None)
+
+
+def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(
+    model: bytes | str,
+    options: Any,  # noqa: ANN401
+    native: bool,
+    providers: list[str] | None,
+) -> Any:  # noqa: ANN401
+    import onnxruntime
+
     library = str(op_library_path()) if native else ""
     try:
         if native:
             options.register_custom_ops_library(library)
-        return onnxruntime.InferenceSession(
-            model, options, providers=providers or ["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(model, options, providers=providers or [_CPU])
     except Exception as error:
         raise RuntimeFailure(
             "ONNX Runtime refuses the model",

@@ -1,0 +1,232 @@
+"""The benchmark itself: which models run where, measured in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bitexport.bench.cases import (
+    CALIBRATION_IMAGES,
+    SEED,
+    BenchOptions,
+    Case,
+    cases_of,
+    feed,
+    usable_runtimes,
+)
+from bitexport.bench.layers import PROFILED, layer_times
+from bitexport.bench.machine import load_warning, machine, versions
+from bitexport.bench.measure import Ratio, Timing, pinned, ratio_of, take_turns
+from bitexport.bench.memory import Footprint, footprint
+from bitexport.bench.record import LayerTime, Report, Run, Skip
+from bitexport.bench.roofline import Rates, measured_rates
+from bitexport.bench.subjects import read_subject
+from bitexport.errors import RuntimeFailure
+from bitexport.runtimes import Runner, runtime_named
+
+__all__ = ["BenchOptions", "bench"]
+
+FloatArray = npt.NDArray[np.float32]
+Show = Callable[[str, float], None]
+
+
+def bench(
+    paths: Sequence[Path], options: BenchOptions, show: Show = lambda _title, _share: None
+) -> Report:
+    """Measure models beside their full-precision twins.
+
+    Args:
+        paths: .onnx files and checkpoints.
+        options: See :class:`BenchOptions`.
+        show: Called with what is being done and the share of the whole that is done.
+
+    Raises:
+        InputError: A file cannot be read, or does not take the given images.
+        UnsupportedModel: A checkpoint of no known model.
+        RuntimeFailure: No runtime can run any of the models.
+    """
+    found = machine()
+    skipped: list[Skip] = []
+    runtimes = usable_runtimes(options, skipped)
+    with pinned(options.threads) as processors:
+        subjects = [read_subject(path, options.export) for path in paths]
+        cases: list[Case] = []
+        for index, subject in enumerate(subjects):
+            show(f"building the twins of {subject.name}", 0.1 * index / len(subjects))
+            cases += cases_of(subject, runtimes, options, skipped)
+        runs, layers = _measured(cases, options, skipped, show)
+        rates = measured_rates(options.threads) if options.layers and runs else None
+        if rates is not None:
+            layers += _profiled(cases, options, rates, show)
+    if not runs:
+        reasons = "; ".join(f"{s.runtime}: {s.reason}" for s in skipped)
+        raise RuntimeFailure(
+            "nothing could be measured",
+            got=reasons or "no runtime",
+            expected="a runtime that takes the model",
+            fix=next((s.fix for s in skipped if s.fix), "See `bitexport doctor`."),
+        )
+    warning = load_warning(found, options.threads)
+    return Report(
+        machine=found,
+        versions=versions(),
+        method=_method(options, processors, rates),
+        runs=tuple(runs),
+        layers=tuple(layers),
+        sizes={subject.name: subject.sizes() for subject in subjects},
+        skipped=tuple(skipped),
+        warnings=() if warning is None else (warning,),
+    )
+
+
+def _measured(
+    cases: list[Case], options: BenchOptions, skipped: list[Skip], show: Show
+) -> tuple[list[Run], list[LayerTime]]:
+    runners: list[tuple[Case, Runner]] = []
+    for case in cases:
+        show(f"loading {case.title}", 0.1)
+        try:
+            runner = runtime_named(case.runtime).load(case.data, threads=options.threads)
+            runner.run(feed(case.subject, 1, options))
+        except RuntimeFailure as error:
+            skipped.append(
+                Skip(case.subject.name, case.runtime, case.precision, error.got, error.fix)
+            )
+            continue
+        runners.append((case, runner))
+    footprints = _footprints([case for case, _ in runners], options, show)
+    runs: list[Run] = []
+    for index, batch in enumerate(options.batches):
+        calls = [_call(runner, feed(case.subject, batch, options)) for case, runner in runners]
+        if not calls:
+            break
+        title = f"measuring {len(calls)} models in turns, batch {batch}"
+        timings = take_turns(
+            calls, options.duration, _within(show, title, index / len(options.batches), options)
+        )
+        timed = list(zip((case for case, _ in runners), timings, strict=True))
+        runs += [
+            _run(case, timing, _ratio(case, timing, timed), batch, options, cost)
+            for (case, timing), cost in zip(timed, footprints, strict=True)
+        ]
+    return runs, []
+
+
+def _footprints(cases: list[Case], options: BenchOptions, show: Show) -> list[Footprint | None]:
+    if not options.memory:
+        return [None] * len(cases)
+    found: list[Footprint | None] = []
+    for index, case in enumerate(cases):
+        show(f"memory of {case.title}", 0.1 + 0.3 * index / len(cases))
+        subject = case.subject
+        found.append(
+            footprint(
+                case.runtime,
+                case.data,
+                subject.input_name,
+                subject.input_shape,
+                options.batches,
+                options.threads,
+            )
+        )
+    return found
+
+
+def _within(show: Show, title: str, done: float, options: BenchOptions) -> Callable[[float], None]:
+    """Progress within one batch size; measuring is the last six tenths of the whole."""
+    return lambda share: show(title, 0.4 + 0.6 * (done + share / len(options.batches)))
+
+
+def _call(runner: Runner, feed: dict[str, FloatArray]) -> Callable[[], object]:
+    return lambda: runner.run(feed)
+
+
+def _ratio(case: Case, timing: Timing, timed: list[tuple[Case, Timing]]) -> Ratio | None:
+    for other, baseline in timed:
+        same = other.subject is case.subject and other.runtime == case.runtime
+        if same and other.precision == "fp32" and other is not case:
+            return ratio_of(baseline, timing)
+    return None
+
+
+def _run(
+    case: Case,
+    timing: Timing,
+    ratio: Ratio | None,
+    batch: int,
+    options: BenchOptions,
+    cost: Footprint | None,
+) -> Run:
+    runs = timing.runs
+    low, median, high, p90, p95, p99 = (
+        float(x) for x in np.percentile(runs, [25, 50, 75, 90, 95, 99])
+    )
+    run = Run(
+        model=case.subject.name,
+        runtime=case.runtime,
+        precision=case.precision,
+        subject=case.is_subject,
+        batch=batch,
+        threads=options.threads,
+        median_ms=median,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        mean_ms=float(runs.mean()),
+        min_ms=float(runs.min()),
+        spread=(high - low) / median,
+        samples=len(runs),
+        throughput=1e3 * batch / median,
+        bytes=len(case.data),
+        load_seconds=None if cost is None else cost.load_seconds,
+        peak_memory_bytes=None if cost is None else cost.peak_bytes.get(batch),
+    )
+    if ratio is None:
+        return run
+    return replace(
+        run,
+        speedup_vs_fp32=ratio.median if ratio.beyond_noise else None,
+        speedup_low=ratio.low,
+        speedup_high=ratio.high,
+    )
+
+
+def _profiled(
+    cases: list[Case], options: BenchOptions, rates: Rates, show: Show
+) -> list[LayerTime]:
+    layers: list[LayerTime] = []
+    for case in cases:
+        if case.runtime in PROFILED:
+            show(f"profiling {case.title}", 1.0)
+            inputs = feed(case.subject, options.batches[0], options)
+            layers += layer_times(
+                case.subject.name,
+                case.runtime,
+                case.precision,
+                case.data,
+                inputs,
+                options.threads,
+                rates,
+            )
+    return layers
+
+
+def _method(
+    options: BenchOptions, processors: list[int] | None, rates: Rates | None
+) -> dict[str, object]:
+    return {
+        "threads": options.threads,
+        "pinned_to": processors,
+        "seconds_each": options.duration,
+        "inputs": "given images" if options.images is not None else f"normal noise, seed {SEED}",
+        "int8_calibration_images": CALIBRATION_IMAGES
+        if options.images is None
+        else min(CALIBRATION_IMAGES, len(options.images)),
+        "memory_bytes_per_second": None if rates is None else rates.bytes_per_second,
+        "float_ops_per_second": None if rates is None else rates.flops,
+        "bit_ops_per_second": None if rates is None else rates.bops,
+    }
