@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bitexport.layers import BinaryConv2d, SignConv2d, SignEstimator
 from bitexport.models.rbnn import rotated_latent, standardized_filters
 from training.estimators import BiReal, McDonnell, Rbnn, Relaxed, Siman, XnorNet, half_half_bits
+from training.recipe import Stage
 from training.systems import SYSTEMS
 
 
@@ -259,13 +260,13 @@ def test_siman_clips_magnitudes_less_and_less() -> None:
     latent = model[0].weight
     with torch.no_grad():
         latent.copy_(torch.randn_like(latent))
-    system.begin_epoch(model, 0, 10)
+    system.begin_epoch(model, Stage(epochs=10), 0)
     system.after_step(model)
     assert isinstance(latent, Tensor)
     share = (latent.abs() == latent.abs().max()).float().mean()
     assert share == pytest.approx(0.05, abs=0.005)
     with torch.no_grad():
         latent.copy_(torch.randn_like(latent))
-    system.begin_epoch(model, 10, 10)
+    system.begin_epoch(model, Stage(epochs=10), 10)
     system.after_step(model)
     assert (latent.abs() == latent.abs().max()).sum() == 1

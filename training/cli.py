@@ -15,6 +15,7 @@ from bitexport.cli.output import Debug, Json, print_json, run, size, stdout
 
 if TYPE_CHECKING:
     from training.datasets import ImageData
+    from training.product_quantization.plan import QuantizePlan
     from training.recipe import Recipe
 
 __all__ = ["app", "main"]
@@ -123,6 +124,64 @@ def train(
 
 
 @app.command(no_args_is_help=True)
+def quantize(
+    model: Annotated[str, typer.Option(metavar="NAME", help="A ResNet of torchvision.")] = (
+        "resnet18"
+    ),
+    blocks: Annotated[str, typer.Option(help="small or large.")] = "small",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="CKPT", help="A trained ResNet; by default digits are learned first."),
+    ] = None,
+    dataset: Dataset = "digits",
+    data: Data = Path("data"),
+    download: Download = False,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    limit: Limit = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Product-quantize a ResNet, and write a checkpoint that `bitexport onnx` takes.
+
+    Example: python -m training quantize --model resnet18 --blocks small
+    """
+    del debug
+    from training.product_quantization.plan import load_plan
+    from training.product_quantization.quantize import QuantizeOptions
+    from training.product_quantization.quantize import quantize as quantize_network
+    from training.product_quantization.source import real_network
+    from training.trainer import RunOptions
+    from training.trainer import threads as torch_threads
+
+    plan = load_plan(blocks, model, dataset)
+    folder = out or Path("runs") / f"{model}-{blocks}-{dataset}"
+    count = _threads(threads, dataset)
+    run_options = RunOptions(folder / "float32", seed=seed, device=device, threads=count)
+    real, arch = real_network(
+        model, checkpoint, dataset=dataset, download=download, run=run_options
+    )
+    images = _open(plan, data, download, limit)
+    with torch_threads(count):
+        options = QuantizeOptions(folder, arch, seed, _device(device))
+        outcome = quantize_network(real, images, load_plan(blocks, arch, dataset), options)
+    record = {
+        "model": arch,
+        "blocks": blocks,
+        "dataset": dataset,
+        "checkpoint": str(outcome.checkpoint),
+        "float32_accuracy": outcome.real_accuracy,
+        "test_accuracy": outcome.test_accuracy,
+        "reported": dict(plan.reported),
+        "resolved_empty_clusters": outcome.resolved,
+        "seconds": outcome.seconds,
+    }
+    _print_run(record, json=json)
+
+
+@app.command(no_args_is_help=True)
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint of ours.")],
     dataset: SavedDataset = None,
@@ -163,7 +222,7 @@ def main() -> None:
     run(app)
 
 
-def _open(plan: Recipe, data: Path, download: bool, limit: int | None) -> ImageData:
+def _open(plan: Recipe | QuantizePlan, data: Path, download: bool, limit: int | None) -> ImageData:
     from training.datasets import DataOptions, open_data
 
     options = DataOptions(plan.dataset, data, download, plan.input_shape, plan.augmentation, limit)
@@ -172,6 +231,14 @@ def _open(plan: Recipe, data: Path, download: bool, limit: int | None) -> ImageD
 
 def _threads(asked: int | None, dataset: str) -> int | None:
     return asked or (1 if dataset == "digits" else None)
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _leads() -> bool:
@@ -185,7 +252,10 @@ def _print_run(record: dict[str, Any], *, json: bool) -> None:
     if json:
         print_json(record)
         return
-    _row("accuracy", f"{record['test_accuracy']:.2%} of the held-out images of {record['dataset']}")
+    before = record.get("float32_accuracy")
+    note = "" if before is None else f" (float32: {before:.2%})"
+    dataset = record["dataset"]
+    _row("accuracy", f"{record['test_accuracy']:.2%} of the held-out images of {dataset}{note}")
     for what, value in record.get("reported", {}).items():
         _row("reported", f"{value} on {what}")
     path = Path(record["checkpoint"])

@@ -55,6 +55,7 @@ class Stage:
         label_smoothing: Of the cross-entropy.
         weights: ``"binary"`` or ``"real"``.
         activations: ``"binary"`` or ``"real"``.
+        slope_t: RBNN's t in the first and after the last epoch.
     """
 
     epochs: int = 1
@@ -72,8 +73,10 @@ class Stage:
     label_smoothing: float = 0.0
     weights: str = "binary"
     activations: str = "binary"
+    slope_t: tuple[float, float] = (1e-2, 1e1)
 
 
+_LISTS = {"milestones", "slope_t"}
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer": ("sgd", "adam"),
     "schedule": ("cosine-restarts", "cosine", "linear", "steps", "constant"),
@@ -207,12 +210,12 @@ def _stage(path: Path, name: str, table: Mapping[str, Any]) -> Stage:
         choices = _CHOICES.get(key)
         if choices is not None and value not in choices:
             raise _senseless(path, f"{key} = {value!r}", " or ".join(choices))
-        wanted = list if key == "milestones" else types[key]
+        wanted = list if key in _LISTS else types[key]
         if not isinstance(value, (int, float) if wanted is float else wanted):
             raise _senseless(path, f"{key} = {value!r}", f"a {wanted.__name__}")
     values: dict[str, Any] = dict(table)
-    if "milestones" in values:
-        values["milestones"] = tuple(values["milestones"])
+    for key in _LISTS & values.keys():
+        values[key] = tuple(values[key])
     return Stage(**values)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bitexport.layers import BinaryConv2d, SignConv2d, SignEstimator, SignInputConv2d
 from training.estimators import BiReal, McDonnell, Rbnn, Relaxed, Siman, XnorNet
+from training.recipe import Stage
 
 __all__ = ["SYSTEMS", "System", "is_linear_upstream", "sign_layers"]
 
@@ -22,7 +23,6 @@ SignLayer = SignConv2d | SignInputConv2d
 
 _SMALLEST_GAMMA = 0.01
 _SIMAN_PERCENT = 5.0
-_RBNN_T = (1e-2, 1e1)
 # The one linear layer among XNOR-Net's binary ones whose kernel is larger than a pixel.
 _LINEAR_KERNEL = "bin_ip1"
 
@@ -61,8 +61,8 @@ class System:
                 with torch.no_grad():
                     layer.alpha.copy_(layer.weight.abs().mean(dim=(1, 2, 3)).reshape(-1, 1, 1))
 
-    def begin_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
-        """Called before epoch 0, 1, ... of ``epochs``."""
+    def begin_epoch(self, model: nn.Module, stage: Stage, epoch: int) -> None:
+        """Called before epoch 0, 1, ... of a stage."""
 
     def after_step(self, model: nn.Module) -> None:
         """Called after each step of the optimizer, and once before the first."""
@@ -105,9 +105,9 @@ class _Siman(System):
         del layer
         return Siman()
 
-    def begin_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
+    def begin_epoch(self, model: nn.Module, stage: Stage, epoch: int) -> None:
         del model
-        self._share = _SIMAN_PERCENT / 100 * (1 - epoch / epochs)
+        self._share = _SIMAN_PERCENT / 100 * (1 - epoch / stage.epochs)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
@@ -124,11 +124,11 @@ class _Rbnn(System):
     def estimator(self, layer: SignLayer) -> SignEstimator:
         return Rbnn(layer.weight)
 
-    def begin_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
-        low, high = map(math.log10, _RBNN_T)
+    def begin_epoch(self, model: nn.Module, stage: Stage, epoch: int) -> None:
+        low, high = map(math.log10, stage.slope_t)
         for _, layer in sign_layers(model):
             if isinstance(layer.estimator, Rbnn):
-                layer.estimator.t = 10 ** (low + (high - low) * epoch / epochs)
+                layer.estimator.t = 10 ** (low + (high - low) * epoch / stage.epochs)
                 layer.estimator.update_rotation(layer.weight)
 
 

@@ -116,8 +116,7 @@ class _Run:
         self.system: System = SYSTEMS[recipe.network.family]()
         torch.manual_seed(options.seed)
         self.model = _fresh_model(recipe, data, options, self.system).to(fabric.device)
-        if fabric.world_size == 1:
-            self.model.to(memory_format=torch.channels_last)
+        self.model.to(memory_format=torch.channels_last)  # the faster layout on a CPU
         sharding = Sharding(
             recipe.batch_size,
             rank=fabric.global_rank,
@@ -203,7 +202,7 @@ class _Run:
     ) -> EpochReport:
         started = time.perf_counter()
         self.constrained = stage.weights == "binary"
-        self.system.begin_epoch(self.model, epoch, stage.epochs)
+        self.system.begin_epoch(self.model, stage, epoch)
         wrapped.train()
         batches = iter(self.loader)
         # Loss, right predictions and images of this process.
