@@ -58,7 +58,7 @@ def test_harness_with_the_kernels_emulated(capability: int) -> None:
 
 
 def test_cpp_of_the_docs_compiles(headers: Path, tmp_path: Path) -> None:
-    page = (plugins_build.ROOT / "docs" / "tensorrt.md").read_text()
+    page = (plugins_build.ROOT / "docs" / "tensorrt-plugins.md").read_text()
     [code] = re.findall(r"^```cpp\n(.*?)^```", page, re.S | re.M)
     source = tmp_path / "run_engine.cpp"
     source.write_text(code)
