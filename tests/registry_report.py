@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from bitexport.runtimes.tensorrt_rtx import _import
-
-trt = _import()
+import tensorrt_rtx_bindings as trt
 
 
 class Logger(trt.ILogger):

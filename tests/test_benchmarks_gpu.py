@@ -14,10 +14,9 @@ from pathlib import Path
 import gpu
 import plugins_build
 import pytest
-import tensorrt_headers
+import tensorrt_build
 import torch
 import torchvision
-from plugin_build import HEADER_CACHE
 from single_node import expected
 
 from benchmarks.gpu import __main__ as command
@@ -224,13 +223,8 @@ def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def library() -> PluginLibrary:
-    headers, cuda = tensorrt_headers.from_index(HEADER_CACHE), tensorrt_headers.cuda_include()
-    if isinstance(headers, str) or cuda is None:
-        pytest.skip(f"no headers to build with: {headers if cuda else 'no CUDA toolkit'}")
-    options = [f"-DTENSORRT_INCLUDE={headers}", f"-DCUDA_INCLUDE={cuda}", "-DBITEXPORT_ORT=OFF"]
-    folder = plugins_build.configure("tensorrt-library", *options)
     target = "bitexport_trt_layers_double"
-    return PluginLibrary(plugins_build.build_targets(folder, target) / f"lib{target}.so")
+    return PluginLibrary(tensorrt_build.plain(target) / f"lib{target}.so")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

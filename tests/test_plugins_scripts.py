@@ -35,6 +35,18 @@ def test_a_named_folder_without_headers(tmp_path: Path) -> None:
     assert "BITEXPORT_TENSORRT_INCLUDE" in line or "nvcc" in line
 
 
+def test_the_cuda_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    with pytest.raises(plugin_build.BuildFailure, match="nvcc is missing"):
+        plugin_build.configure(tmp_path / "build", None)
+    compiler = tmp_path / "cuda" / "bin" / "nvcc"
+    compiler.parent.mkdir(parents=True)
+    compiler.write_text("")
+    compiler.chmod(0o755)
+    assert plugin_build.nvcc() == str(compiler)
+
+
 @pytest.mark.parametrize("below", ["", "include", "include/x86_64-linux-gnu"])
 def test_headers_in_a_named_folder(
     below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

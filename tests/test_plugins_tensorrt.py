@@ -11,18 +11,10 @@ from pathlib import Path
 
 import plugins_build
 import pytest
+import tensorrt_build
 import tensorrt_headers
-from plugin_build import HEADER_CACHE
 
 TESTS = ("test_trt_creators", "test_trt_build", "test_trt_runtime", "test_trt_enqueue")
-
-
-@pytest.fixture(scope="session")
-def cuda() -> Path:
-    folder = tensorrt_headers.cuda_include()
-    if folder is None:
-        pytest.skip("no cuda_runtime_api.h: install the CUDA toolkit, or set CUDA_HOME")
-    return folder
 
 
 @pytest.fixture(scope="session", params=["of the package index", "of the environment"])
@@ -32,17 +24,14 @@ def headers(request: pytest.FixtureRequest) -> Path:
         if folder is None:
             pytest.skip(f"none of {', '.join(tensorrt_headers.VARIABLES)} names TensorRT's headers")
         return folder
-    found = tensorrt_headers.from_index(HEADER_CACHE)
-    if isinstance(found, str):
-        pytest.skip(f"no {tensorrt_headers.WHEEL}, which has TensorRT's headers: {found}")
-    return found
+    return tensorrt_build.index_headers()
 
 
 @pytest.fixture(scope="session")
-def harness(headers: Path, cuda: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def harness(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build of the harness, with sanitizers where the compiler has them."""
     name = f"tensorrt-{tensorrt_headers.version(headers)}"
-    options = [f"-DTENSORRT_INCLUDE={headers}", f"-DCUDA_INCLUDE={cuda}", "-DBITEXPORT_ORT=OFF"]
+    options = tensorrt_build.options(headers)
     folder = plugins_build.configure(name, *options)
     trial = tmp_path_factory.mktemp("trial")
     compiler = plugins_build.compiler(folder)
@@ -59,10 +48,20 @@ def test_harness(harness: Path, name: str) -> None:
     assert int(checks.split()[-4]) > 1000
 
 
-def test_cpp_of_the_docs_compiles(headers: Path, cuda: Path, tmp_path: Path) -> None:
-    page = (plugins_build.ROOT / "docs" / "tensorrt.md").read_text()
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_harness_with_the_kernels_emulated(capability: int) -> None:
+    """The plugins with the kernels' own code, on three generations of GPUs."""
+    folder = tensorrt_build.plain("test_trt_emulated")
+    report = plugins_build.ctest(folder, "--verbose", "-R", f"^test_trt_emulated_{capability}$")
+    assert "100% tests passed, 0 tests failed out of 1" in report
+    assert f"compute capability {capability}" in report
+
+
+def test_cpp_of_the_docs_compiles(headers: Path, tmp_path: Path) -> None:
+    page = (plugins_build.ROOT / "docs" / "tensorrt-plugins.md").read_text()
     [code] = re.findall(r"^```cpp\n(.*?)^```", page, re.S | re.M)
     source = tmp_path / "run_engine.cpp"
     source.write_text(code)
     flags = ["-std=c++17", "-Wall", "-Werror", "-fsyntax-only"]
-    plugins_build.run(["c++", *flags, "-isystem", headers, "-isystem", cuda, source])
+    includes = ["-isystem", headers, "-isystem", tensorrt_build.cuda_include()]
+    plugins_build.run(["c++", *flags, *includes, source])

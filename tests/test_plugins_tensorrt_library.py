@@ -10,8 +10,7 @@ from pathlib import Path
 
 import plugins_build
 import pytest
-import tensorrt_headers
-from plugin_build import HEADER_CACHE
+import tensorrt_build
 from single_node import model_of
 from test_ops_bodies import GEOMETRIES, conv_node, gemm_node
 
@@ -30,13 +29,8 @@ def library(request: pytest.FixtureRequest) -> Path:
             return plugin_library_path()
         except RuntimeFailure as failure:
             pytest.skip(f"`make plugins` was not run: {failure}")
-    headers, cuda = tensorrt_headers.from_index(HEADER_CACHE), tensorrt_headers.cuda_include()
-    if isinstance(headers, str) or cuda is None:
-        pytest.skip(f"no headers to build with: {headers if cuda else 'no CUDA toolkit'}")
-    options = [f"-DTENSORRT_INCLUDE={headers}", f"-DCUDA_INCLUDE={cuda}", "-DBITEXPORT_ORT=OFF"]
-    folder = plugins_build.configure("tensorrt-library", *options)
     target = "bitexport_trt_double"
-    return plugins_build.build_targets(folder, target) / f"lib{target}.so"
+    return tensorrt_build.plain(target) / f"lib{target}.so"
 
 
 def test_symbols(library: Path) -> None:

@@ -15,7 +15,9 @@ from plugin_build import ROOT, BuildFailure, build, configure, ctest
 
 FOLDER = ROOT / "build" / "plugins"
 LIBRARY = FOLDER / "libbitexport_trt.so"
-TESTS = ("test_trt_creators", "test_trt_build", "test_trt_runtime", "test_trt_enqueue")
+TESTS = tuple(
+    f"test_trt_{name}" for name in ("creators", "build", "runtime", "enqueue", "emulated")
+)
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tensorrt_headers
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER_CACHE = ROOT / "build" / "tensorrt-headers"
+TOOLKIT = "/usr/local/cuda"
 
 
 class BuildFailure(Exception):
@@ -23,6 +25,17 @@ def tool(name: str) -> str:
     if path is None:
         raise BuildFailure(f"{name} is missing. Run: pip install {name}")
     return path
+
+
+def nvcc() -> str:
+    """The CUDA compiler: from PATH, else of CUDA_HOME or the toolkit's usual folder."""
+    home = os.environ.get("CUDA_HOME", TOOLKIT)
+    found = shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(home) / "bin"))
+    if found is None:
+        raise BuildFailure(
+            "nvcc is missing. Install the CUDA toolkit, 12.8 or newer, and put nvcc on PATH."
+        )
+    return found
 
 
 def headers() -> Path:
@@ -44,15 +57,13 @@ def headers() -> Path:
 
 def configure(folder: Path, architectures: str | None, *options: str) -> None:
     """Configure a build of the plugins with their kernels; CMake's errors go to stderr."""
-    if shutil.which("nvcc") is None and not Path("/usr/local/cuda/bin/nvcc").is_file():
-        raise BuildFailure(
-            "nvcc is missing. Install the CUDA toolkit, 12.8 or newer, and put nvcc on PATH."
-        )
+    compiler = nvcc()
     include = headers()
     print(f"TensorRT {tensorrt_headers.version(include)} headers: {include}", flush=True)
     command = [tool("cmake"), "-S", str(ROOT / "plugins"), "-B", str(folder), "-G", "Ninja"]
     command += [f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-DBITEXPORT_TENSORRT=ON"]
     command += ["-DBITEXPORT_ORT=OFF", f"-DTENSORRT_INCLUDE={include}", *options]
+    command.append(f"-DCMAKE_CUDA_COMPILER={compiler}")
     if architectures is not None:
         command.append(f"-DBITEXPORT_CUDA_ARCHITECTURES={architectures}")
     run([*command, "--log-level=WARNING"], "configuring the plugins")

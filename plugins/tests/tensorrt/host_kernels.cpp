@@ -12,11 +12,6 @@
 
 namespace bitexport_test {
 
-HostDevice& host_device() {
-  static HostDevice device;
-  return device;
-}
-
 std::size_t host_workspace_bytes(int tactic, int batch) {
   return tactic == kVectorTactic ? 0
                                  : 256u * static_cast<std::size_t>(tactic) / (batch < 4 ? 1 : 4);
@@ -173,26 +168,3 @@ cudaError_t gemm(const GemmProblem& problem, const GemmBuffers& buffers, int tac
 
 }  // namespace cuda
 }  // namespace bitexport
-
-// ---- The CUDA runtime, as far as plugins ask it -------------------------------------------------
-
-extern "C" {
-
-cudaError_t cudaGetDevice(int* device) {
-  *device = 2;
-  return bitexport_test::host_device().query_error;
-}
-
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  const int capability = bitexport_test::host_device().compute_capability;
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? capability / 10 : capability % 10;
-  return device == 2 ? cudaSuccess : cudaErrorInvalidDevice;
-}
-
-const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaErrorNoDevice ? "cudaErrorNoDevice" : "cudaErrorLaunchFailure";
-}
-
-const char* cudaGetErrorString(cudaError_t) { return "played by the test"; }
-
-}  // extern "C"

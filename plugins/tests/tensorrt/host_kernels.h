@@ -19,7 +19,7 @@ inline constexpr int kBatchTactic = 7;      // takes batches of two and more
 inline constexpr int kVectorTactic = 0x51;  // takes NHWC8
 
 struct HostDevice {
-  int compute_capability = 90;
+  int compute_capability = 90;             // or BITEXPORT_TEST_CAPABILITY of the environment
   cudaError_t query_error = cudaSuccess;   // of asking for the device
   cudaError_t launch_error = cudaSuccess;  // of a launch
   bool has_tactics = true;
