@@ -59,7 +59,7 @@ LIBRARIES = {
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
     | {"comparison", "exporter", "diagnosis"},
     "onnx": {"graph", "runtimes"},
-    "onnx_ir": {"ops", "graph", "comparison", "exporter", "importer", "verification"},
+    "onnx_ir": {"ops", "graph", "comparison", "exporter", "importer", "verification", "engines"},
 }
 MOST_LINES = 400
 
