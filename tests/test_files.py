@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitexport.errors import BitexportError, InputError, RuntimeFailure
-from bitexport.files import check_writable, write_atomically
+from bitexport.files import check_writable, write_atomically, write_together
 
 OLD, NEW = b"an older file", b"a new file" * 1000
 
@@ -222,3 +222,27 @@ def test_temporary_file_lies_beside_the_destination(
     monkeypatch.setattr("tempfile.mkstemp", note)
     write_atomically(path, NEW)
     assert folders == [path.parent]
+
+
+def test_files_are_written_together(path: Path) -> None:
+    other = path.with_name("model.json")
+    write_together({path: NEW, other: b"{}"})
+    assert (path.read_bytes(), other.read_bytes()) == (NEW, b"{}")
+    assert sorted(path.parent.iterdir()) == [other, path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "broken")])
+def test_a_failure_between_two_renames_undoes_the_first(
+    error: BaseException, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, rename = path.with_name("z.json"), Path.replace
+
+    def fail_at_the_second(self: Path, target: Path) -> Path:
+        if target == other:
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_at_the_second)
+    with pytest.raises((KeyboardInterrupt, BitexportError)):
+        write_together({path: NEW, other: b"{}"})
+    assert_untouched(path)

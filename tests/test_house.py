@@ -60,7 +60,16 @@ LIBRARIES = {
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
     | {"comparison", "exporter", "diagnosis"},
     "onnx": {"graph", "runtimes"},
-    "onnx_ir": {"ops", "graph", "comparison", "exporter", "importer", "verification", "bench"},
+    "onnx_ir": {
+        "ops",
+        "graph",
+        "comparison",
+        "exporter",
+        "importer",
+        "verification",
+        "bench",
+        "engines",
+    },
 }
 MOST_LINES = 400
 

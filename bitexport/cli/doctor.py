@@ -13,7 +13,10 @@ __all__ = ["doctor"]
 
 
 def doctor(json: Json = False, debug: Debug = False) -> None:
-    """Show what is installed and usable here, and the command that mends what is missing."""
+    """Show what is installed and usable here, and the command that mends what is missing.
+
+    Example: bitexport doctor
+    """
     del debug
     from bitexport.diagnosis import diagnose
 

@@ -17,11 +17,13 @@ __all__ = ["checked_layers", "read_onnx"]
 _LARGEST = 2 << 30
 
 
-def read_onnx(path: Path) -> tuple[ir.Model, bytes]:
+def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
     """Parse an .onnx file and infer its shapes.
 
     Args:
         path: The file.
+        strict: Refuse a model that onnx's checker finds fault with, as one has to before native
+            code builds from it; otherwise it is still read for a report.
 
     Returns:
         The graph with shapes where onnx can infer them, and the file's bytes.
@@ -45,6 +47,8 @@ def read_onnx(path: Path) -> tuple[ir.Model, bytes]:
             expected="one self-contained file",
             fix="Save the model again without external data.",
         )
+    if strict:
+        _check(proto, path)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto)
     except Exception:
@@ -54,6 +58,19 @@ def read_onnx(path: Path) -> tuple[ir.Model, bytes]:
         return ir.from_proto(inferred), data
     except Exception as error:
         raise _no_model(path, error) from error
+
+
+def _check(proto: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1]
+        raise InputError(
+            f"{path}: not a sound ONNX model",
+            got=first[0] if first else type(error).__name__,
+            expected="a model that onnx's checker accepts",
+            fix="The file is damaged; export the model again.",
+        ) from error
 
 
 def checked_layers(model: ir.Model, path: Path) -> list[LayerInfo]:

@@ -33,6 +33,7 @@ __all__ = [
     "EngineOptions",
     "Runner",
     "Runtime",
+    "TensorRTRTX",
     "first_gpu",
     "op_library_path",
     "plugin_library_path",

@@ -155,7 +155,8 @@ class EngineBuilder(Protocol):
         """Build an engine from a serialized ONNX model.
 
         Raises:
-            RuntimeFailure: The builder is missing, or refuses the model.
+            RuntimeFailure: The builder is missing, or cannot build the engine.
+            UnsupportedModel: Its parser refuses the model.
             KeyboardInterrupt: Ctrl-C, at the builder's next step.
         """
         ...

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bitexport.errors import RuntimeFailure
+from bitexport.errors import RuntimeFailure, UnsupportedModel
 from bitexport.runtimes.base import EngineLayer, EngineOptions
 from bitexport.runtimes.interruption import deferred_interrupt
 
@@ -53,13 +53,18 @@ class NetworkBuild:
         """Fill the network from a serialized ONNX model.
 
         Raises:
-            RuntimeFailure: The parser refuses it.
+            UnsupportedModel: The parser refuses it.
         """
         parser = self._trt.OnnxParser(self.network, self.logger)
         if not parser.parse(model):
             errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
             got = errors[-1] if errors else self.logger.last
-            raise refusal(self._title, "cannot parse the model", got)
+            raise UnsupportedModel(
+                f"{self._title} cannot parse the model",
+                got=got or "no message",
+                expected="operators and attributes that its parser takes",
+                fix="Check the file with `bitexport inspect`.",
+            )
 
     def add_profile(self, options: EngineOptions) -> None:
         """One optimization profile; dimensions of unknown size are batches.

@@ -65,7 +65,8 @@ def run_engine(
 
 
 def _dtype(trt: Any, engine: Any, name: str) -> np.dtype[Any]:  # noqa: ANN401
-    return np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+    dtype: np.dtype[Any] = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+    return dtype
 
 
 def _failure(what: str, got: object, expected: object) -> RuntimeFailure:
