@@ -193,10 +193,11 @@ def test_a_wrong_node_is_refused_by_name(answers, name):
 
 
 def test_refusals_are_clean_under_sanitizers(models, answers, tmp_path):
-    options = (WITHOUT_TESTS, *SANITIZE_OPTIONS)
+    sanitizers = "address,undefined"
+    options = (WITHOUT_TESTS, f"-DBITEXPORT_SANITIZE={sanitizers}", *SANITIZE_OPTIONS)
     folder = plugins_build.configure("ort-sanitized", *options)
     compiler = plugins_build.compiler(folder)
-    reason = _why_no_sanitizers(compiler, tmp_path)
+    reason = _why_no_sanitizers(compiler, sanitizers, tmp_path)
     if reason:
         pytest.skip(f"no sanitizers here: {reason}")
     plugins_build.build("ort-sanitized", *options)
