@@ -170,3 +170,24 @@ def test_a_broadcast_summand_is_no_residual():
     assert "BinaryConvAdd" not in ops(graph)
     assert ("fuse-residual", False) in rules
     check_equal(model, graph)
+
+
+# ---- PReLU --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slopes", "last"),
+    [((-1.5, 0.25, 1.0), "Max"), ((1.0, 1.5, 3.0), "Min"), ((-0.5, 0.0, 2.0), "Add")],
+)
+def test_prelu_is_split_bit_for_bit(slopes, last):
+    prelu = nn.PReLU(3)
+    prelu.weight.data = torch.tensor(slopes)
+    graph, rules, _ = lowered(prelu.eval(), (3, 5, 7))
+    assert ("split-prelu", True) in rules
+    assert list(graph.graph)[-1].op_type == last
+    assert "PRelu" not in {node.op_type for node in graph.graph}
+    x = torch.randn(4, 3, 5, 7, generator=torch.Generator().manual_seed(SEED))
+    x[0, :, 0, :3] = torch.tensor([0.0, 1e-45, -1e-45])
+    session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
+    got = session.run(None, {"input": x.numpy()})[0]
+    assert np.array_equal(got, prelu(x).detach().numpy())

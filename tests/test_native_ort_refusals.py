@@ -22,7 +22,6 @@ from native_models import run_folder, save
 from native_nodes import SEED, WITHOUT_TESTS, binary_node, feed_of, unscaled
 from onnx import helper, numpy_helper
 from single_node import expected, model_of
-from test_plugins_core import SANITIZE_OPTIONS, _why_no_sanitizers
 
 from bitexport.spec import ConvGeometry
 
@@ -193,10 +192,10 @@ def test_a_wrong_node_is_refused_by_name(answers, name):
 
 
 def test_refusals_are_clean_under_sanitizers(models, answers, tmp_path):
-    options = (WITHOUT_TESTS, *SANITIZE_OPTIONS)
+    options = (WITHOUT_TESTS, *plugins_build.SANITIZE_OPTIONS)
     folder = plugins_build.configure("ort-sanitized", *options)
     compiler = plugins_build.compiler(folder)
-    reason = _why_no_sanitizers(compiler, tmp_path)
+    reason = plugins_build.why_no_sanitizers(compiler, plugins_build.SANITIZERS, tmp_path)
     if reason:
         pytest.skip(f"no sanitizers here: {reason}")
     plugins_build.build("ort-sanitized", *options)

@@ -28,6 +28,7 @@ from bitexport.graph.passes.fuse_residual import fuse_residual
 from bitexport.graph.passes.move_quantizers import move_quantizers
 from bitexport.graph.passes.name_after_modules import name_after_modules
 from bitexport.graph.passes.narrow_constants import narrow_constants
+from bitexport.graph.passes.split_prelu import split_prelu
 from bitexport.graph.passes.to_float16 import to_float16
 from bitexport.graph.records import Record
 from bitexport.ops.table import DOMAIN
@@ -84,6 +85,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     records += fuse_residual(model)
     records += fold_channel_shift(model)
     records += fold_threshold(model)
+    records += split_prelu(model)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)
     # Before the layers are measured: two nodes of one layer may share their words.

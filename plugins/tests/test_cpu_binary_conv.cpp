@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <iostream>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -147,7 +148,13 @@ void check_shape(Random& random, const ConvArguments& arguments, const ConvShape
 void check_threads(Random& random, const ConvShape& shape, Isa isa) {
   const Case c = make_case(random, shape);
   const auto kernel = bitexport::cpu::make_binary_conv(shape, c.weight.data(), isa);
-  const auto plan = kernel->plan(shape);
+  // Two sessions' first images may ask for a plan at the same time.
+  std::unique_ptr<const BinaryConvPlan> plan;
+  std::unique_ptr<const BinaryConvPlan> other;
+  std::thread planner([&] { other = kernel->plan(shape); });
+  plan = kernel->plan(shape);
+  planner.join();
+  CHECK_EQUAL(other->workspace_bytes(), plan->workspace_bytes());
   Workspace workspace(plan->workspace_bytes());
   std::vector<float> y(c.y.size());
   const auto in_two = [](std::int32_t units, auto work) {
@@ -212,7 +219,9 @@ int main() {
       square(64, 64, 20, 3, 1),  square(64, 128, 23, 3, 2),    square(512, 70, 7, 3, 1),
       square(130, 5, 15, 5, 1),  square(32, 32, 13, 3, 1, 32), square(96, 67, 14, 1, 2),
       square(9216, 65, 1, 1, 1), square(40, 24, 17, 3, 3, 4),  square(16, 130, 40, 1, 1),
-      square(8000, 2, 3, 3, 1),
+      square(8000, 2, 3, 3, 1),  square(40, 80, 70, 3, 2, 40), square(3, 3, 90, 8, 1, 3),
+      square(3, 3, 20, 9, 1, 3), square(24, 9, 12, 9, 1),      square(64, 17, 30, 5, 1),
+      square(25000, 3, 2, 1, 1), square(100, 40, 2, 3, 1),     square(33, 9, 1, 3, 1),
   };
   for (const ConvArguments& arguments : layers) {
     const bitexport::ConvShapeResult result = bitexport::make_conv_shape(arguments);
@@ -224,6 +233,7 @@ int main() {
     // Many tiles, and a single one.
     check_threads(random, bitexport::make_conv_shape(square(64, 64, 30, 3, 1)).shape, isa);
     check_threads(random, bitexport::make_conv_shape(square(256, 96, 7, 3, 1)).shape, isa);
+    check_threads(random, bitexport::make_conv_shape(square(96, 96, 15, 3, 2, 96)).shape, isa);
   }
   state().where = "too many pixels";
   for (const Isa isa : isas) check_too_many_pixels(isa);
