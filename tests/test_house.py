@@ -40,6 +40,7 @@ RANKS = {
     "inspection": 8,
     "verification": 8,
     "diagnosis": 8,
+    "evaluation": 8,
     "bench": 9,
     "cli": 10,
 }
@@ -48,13 +49,13 @@ LIBRARIES = {
     "typer": {"cli"},
     "rich": {"cli"},
     "safetensors": {"checkpoint"},
-    "torchvision": {"families", "models"},
+    "torchvision": {"families", "models", "evaluation"},
     "onnxscript": {"graph"},
     "onnxruntime": {"runtimes"},
     "tensorrt": {"runtimes"},
     "tensorrt_rtx": {"runtimes"},
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
-    | {"comparison", "exporter", "diagnosis"},
+    | {"comparison", "exporter", "diagnosis", "evaluation"},
     "onnx": {"graph", "runtimes"},
     "onnx_ir": {"ops", "graph", "comparison", "exporter", "verification", "bench"},
 }

@@ -13,6 +13,7 @@ import typer
 from bitexport import __version__
 from bitexport.cli.bench import bench
 from bitexport.cli.doctor import doctor
+from bitexport.cli.eval import evaluate
 from bitexport.cli.inspect import inspect
 from bitexport.cli.onnx import onnx
 from bitexport.cli.output import run
@@ -32,6 +33,7 @@ app.command(no_args_is_help=True)(onnx)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(verify)
 app.command(no_args_is_help=True)(bench)
+app.command("eval", no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(pack)
 app.command()(doctor)
 

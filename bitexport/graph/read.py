@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,9 +12,29 @@ from google.protobuf.message import DecodeError
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.layers import LayerInfo, layers_of
 
-__all__ = ["checked_layers", "read_onnx"]
+__all__ = ["Classifier", "checked_layers", "classifier_of", "read_classifier", "read_onnx"]
 
 _LARGEST = 2 << 30
+_DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with one image in and one array of logits out.
+
+    Attributes:
+        data: The file's bytes.
+        input_name: Takes float32 [N, C, H, W].
+        output_name: Gives logits [N, classes].
+        input_shape: (C, H, W).
+        preprocessing: JSON: what its training did to a pixel; "" where the file does not say.
+    """
+
+    data: bytes
+    input_name: str
+    output_name: str
+    input_shape: tuple[int, int, int]
+    preprocessing: str
 
 
 def read_onnx(path: Path) -> tuple[ir.Model, bytes]:
@@ -71,6 +92,51 @@ def checked_layers(model: ir.Model, path: Path) -> list[LayerInfo]:
             expected="the inputs and attributes of the op's schema",
             fix="The file is damaged; export the model again.",
         ) from error
+
+
+def read_classifier(path: Path, size: tuple[int, int] | None = None) -> Classifier:
+    """Open an .onnx file that classifies images.
+
+    Args:
+        path: The file.
+        size: (H, W) where the file leaves them open; 224 x 224 by default.
+
+    Raises:
+        InputError: It cannot be read, or has other inputs and outputs.
+    """
+    model, data = read_onnx(path)
+    checked_layers(model, path)
+    return classifier_of(path, model, data, size)
+
+
+def classifier_of(
+    path: Path, model: ir.Model, data: bytes, size: tuple[int, int] | None
+) -> Classifier:
+    """The interface of a graph that classifies images.
+
+    Raises:
+        InputError: It has other inputs and outputs.
+    """
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    shape = inputs[0].shape if len(inputs) == 1 else None
+    if len(outputs) != 1 or shape is None or len(shape) != 4:
+        raise InputError(
+            f"{path}: not an image classifier",
+            got=f"inputs {[str(v.shape) for v in inputs]} and {len(outputs)} outputs",
+            expected="one input [N, C, H, W] and one output",
+            fix="Export the model with `bitexport onnx`.",
+        )
+    usual = (3, *(size or (_DEFAULT_SIZE, _DEFAULT_SIZE)))
+    channels, height, width = (
+        n if isinstance(n, int) else other for n, other in zip(shape[1:], usual, strict=True)
+    )
+    return Classifier(
+        data=data,
+        input_name=inputs[0].name or "",
+        output_name=outputs[0].name or "",
+        input_shape=(channels, height, width),
+        preprocessing=model.metadata_props.get("bitexport.preprocessing", ""),
+    )
 
 
 def _read(path: Path) -> bytes:
