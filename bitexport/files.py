@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bitexport.errors import BitexportError, InputError, RuntimeFailure
 
-__all__ = ["check_writable", "write_atomically"]
+__all__ = ["check_writable", "write_atomically", "write_failure"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -23,7 +23,7 @@ def check_writable(path: Path, *, source: Path | None = None) -> None:
     try:
         _refuse_unwritable(path, source)
     except OSError as error:
-        raise _failed(path, error) from error
+        raise write_failure(path, error) from error
 
 
 def _refuse_unwritable(path: Path, source: Path | None) -> None:
@@ -65,7 +65,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
         temporary = None
     except OSError as error:
-        raise _failed(path, error) from error
+        raise write_failure(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -77,7 +77,8 @@ def _umask() -> int:
     return current
 
 
-def _failed(path: Path, error: OSError) -> BitexportError:
+def write_failure(path: Path, error: OSError) -> BitexportError:
+    """What the system says about a path that could not be written, as our own error."""
     if error.errno in _NO_ROOM:
         return RuntimeFailure(
             f"cannot write {path}",

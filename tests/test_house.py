@@ -41,6 +41,7 @@ RANKS = {
     "verification": 8,
     "diagnosis": 8,
     "evaluation": 8,
+    "serving": 8,
     "bench": 9,
     "cli": 10,
 }

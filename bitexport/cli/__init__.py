@@ -18,6 +18,7 @@ from bitexport.cli.inspect import inspect
 from bitexport.cli.onnx import onnx
 from bitexport.cli.output import run
 from bitexport.cli.pack import pack
+from bitexport.cli.triton import triton
 from bitexport.cli.verify import verify
 
 __all__ = ["app", "main"]
@@ -34,6 +35,7 @@ app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(verify)
 app.command(no_args_is_help=True)(bench)
 app.command("eval", no_args_is_help=True)(evaluate)
+app.command(no_args_is_help=True)(triton)
 app.command(no_args_is_help=True)(pack)
 app.command()(doctor)
 

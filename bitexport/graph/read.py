@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.layers import LayerInfo, layers_of
+from bitexport.ops.table import DOMAIN
 
 __all__ = ["Classifier", "checked_layers", "classifier_of", "read_classifier", "read_onnx"]
 
@@ -28,6 +29,9 @@ class Classifier:
         output_name: Gives logits [N, classes].
         input_shape: (C, H, W).
         preprocessing: JSON: what its training did to a pixel; "" where the file does not say.
+        classes: Length of the logits; None where the file leaves it open.
+        fixed_batch: The only batch size that the model takes; None for any.
+        own_ops: It has nodes of our domain.
     """
 
     data: bytes
@@ -35,6 +39,9 @@ class Classifier:
     output_name: str
     input_shape: tuple[int, int, int]
     preprocessing: str
+    classes: int | None
+    fixed_batch: int | None
+    own_ops: bool
 
 
 def read_onnx(path: Path) -> tuple[ir.Model, bytes]:
@@ -136,7 +143,16 @@ def classifier_of(
         output_name=outputs[0].name or "",
         input_shape=(channels, height, width),
         preprocessing=model.metadata_props.get("bitexport.preprocessing", ""),
+        classes=_size(outputs[0].shape, -1),
+        fixed_batch=_size(shape, 0),
+        own_ops=any(node.domain == DOMAIN for node in model.graph),
     )
+
+
+def _size(shape: ir.Shape | None, axis: int) -> int | None:
+    """A dimension, if it is a number."""
+    dim = None if shape is None or len(shape) == 0 else shape[axis]
+    return dim if isinstance(dim, int) else None
 
 
 def _read(path: Path) -> bytes:
