@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bitexport.errors import BitexportError, InputError, RuntimeFailure
 
-__all__ = ["check_writable", "write_atomically", "write_together"]
+__all__ = ["check_writable", "write_atomically", "write_failure", "write_together"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -25,7 +25,7 @@ def check_writable(path: Path, *, source: Path | None = None) -> None:
     try:
         _refuse_unwritable(path, source)
     except OSError as error:
-        raise _failed(path, error) from error
+        raise write_failure(path, error) from error
 
 
 def _refuse_unwritable(path: Path, source: Path | None) -> None:
@@ -83,7 +83,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
         for destination, old in replaced.items():
             _give_back(destination, old, untouched=staged[destination].exists())
         if isinstance(error, OSError):
-            raise _failed(path, error) from error
+            raise write_failure(path, error) from error
         raise
     finally:
         for leftover in (*staged.values(), *(old for old in replaced.values() if old is not None)):
@@ -134,7 +134,8 @@ def _umask() -> int:
     return current
 
 
-def _failed(path: Path, error: OSError) -> BitexportError:
+def write_failure(path: Path, error: OSError) -> BitexportError:
+    """What the system says about a path that could not be written, as our own error."""
     if error.errno in _NO_ROOM:
         return RuntimeFailure(
             f"cannot write {path}",

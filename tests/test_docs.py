@@ -93,7 +93,7 @@ def test_readme_shows_the_two_commands_and_every_command_of_the_cli() -> None:
     text = (ROOT / "README.md").read_text()
     for line in ("make demo", "make test"):
         assert f"```sh\n{line}\n```" in text
-    commands = [command.callback.__name__ for command in app.registered_commands]
+    commands = [each.name or each.callback.__name__ for each in app.registered_commands]
     assert commands
     for name in commands:
         assert f"bitexport {name}" in text

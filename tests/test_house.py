@@ -42,6 +42,8 @@ RANKS = {
     "inspection": 8,
     "verification": 8,
     "diagnosis": 8,
+    "evaluation": 8,
+    "serving": 8,
     "bench": 9,
     "cli": 10,
 }
@@ -50,7 +52,7 @@ LIBRARIES = {
     "typer": {"cli"},
     "rich": {"cli"},
     "safetensors": {"checkpoint"},
-    "torchvision": {"families", "models"},
+    "torchvision": {"families", "models", "evaluation"},
     "onnxscript": {"graph"},
     "onnxruntime": {"runtimes"},
     "tensorrt": {"runtimes"},
@@ -58,7 +60,7 @@ LIBRARIES = {
     "cuda": {"runtimes"},
     "pycuda": {"runtimes"},
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
-    | {"comparison", "exporter", "diagnosis"},
+    | {"comparison", "exporter", "diagnosis", "evaluation"},
     "onnx": {"graph", "runtimes"},
     "onnx_ir": {
         "ops",

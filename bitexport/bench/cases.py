@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from bitexport.bench.record import Skip
 from bitexport.bench.subjects import Subject
 from bitexport.bench.twins import PRECISIONS, twins_of
 from bitexport.errors import InputError, RuntimeFailure
+from bitexport.evaluation import DataOptions, LabelledImages, open_images
 from bitexport.exporter import ExportOptions
 from bitexport.runtimes import ENGINE_BUILDERS, RUNTIMES, runtime_named
 
@@ -22,6 +23,7 @@ __all__ = [
     "Case",
     "cases_of",
     "feed",
+    "labelled",
     "usable_runtimes",
 ]
 
@@ -56,6 +58,8 @@ class BenchOptions:
         memory: Measure load time and peak memory in processes of their own.
         images: float32 [N, C, H, W] to run on and to calibrate int8 with; None takes standard
             normal noise of a fixed seed.
+        data: Images with labels: the accuracy is measured on them, and without ``images`` some of
+            them are run on and calibrate int8.
         export: How a checkpoint is exported.
     """
 
@@ -67,6 +71,7 @@ class BenchOptions:
     layers: bool = False
     memory: bool = True
     images: FloatArray | None = None
+    data: DataOptions | None = None
     export: ExportOptions = field(default_factory=lambda: ExportOptions(verify=False))
 
 
@@ -160,12 +165,26 @@ def feed(subject: Subject, batch: int, options: BenchOptions) -> dict[str, Float
     Raises:
         InputError: The given images are not of the model's shape.
     """
+    if options.images is None and options.data is not None:
+        given = labelled(subject, options.data).sample(CALIBRATION_IMAGES)
+        return {subject.input_name: given[np.arange(batch) % len(given)]}
     if options.images is None:
         rng = np.random.default_rng(SEED)
         images = rng.standard_normal((batch, *subject.input_shape), dtype=np.float32)
         return {subject.input_name: images}
     given = _fitting(subject, options.images)
     return {subject.input_name: given[np.arange(batch) % len(given)]}
+
+
+def labelled(subject: Subject, data: DataOptions) -> LabelledImages:
+    """The data set in the size of a model, normalized as its file says.
+
+    Raises:
+        InputError: There is no such data set, or its files are missing.
+        RuntimeFailure: scikit-learn is missing.
+    """
+    options = replace(data, preprocessing=subject.preprocessing)
+    return open_images(options, subject.input_shape)
 
 
 def _calibration(subject: Subject, options: BenchOptions) -> FloatArray:

@@ -9,16 +9,15 @@ from pathlib import Path
 import onnx_ir as ir
 
 from bitexport.checkpoint import read_checkpoint
-from bitexport.errors import InputError, RuntimeFailure, UnsupportedModel
+from bitexport.errors import RuntimeFailure
 from bitexport.exporter import ExportOptions, lowered_model
 from bitexport.families import load_model
 from bitexport.graph import LayerInfo, computes_in_float16
-from bitexport.graph.read import checked_layers, read_onnx
+from bitexport.graph.read import checked_layers, classifier_of, read_onnx
 
 __all__ = ["Subject", "read_subject"]
 
 _ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-_DEFAULT_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Subject:
         input_name: Its only input.
         output_name: Its only output.
         input_shape: (C, H, W).
+        preprocessing: JSON: what its training did to a pixel; "" where the file does not say.
         layers: As they are stored.
     """
 
@@ -43,6 +43,7 @@ class Subject:
     input_name: str
     output_name: str
     input_shape: tuple[int, int, int]
+    preprocessing: str
     layers: tuple[LayerInfo, ...]
 
     def sizes(self) -> Mapping[str, int]:
@@ -71,8 +72,8 @@ def read_subject(path: Path, options: ExportOptions) -> Subject:
         options: How a checkpoint is to be exported; nothing is verified here.
 
     Raises:
-        InputError: The file cannot be read.
-        UnsupportedModel: It is a checkpoint of no known model, or no image classifier.
+        InputError: The file cannot be read, or is no image classifier.
+        UnsupportedModel: It is a checkpoint of no known model.
         RuntimeFailure: It is an engine, and nothing here runs engines.
     """
     suffix = path.suffix.lower()
@@ -91,40 +92,18 @@ def read_subject(path: Path, options: ExportOptions) -> Subject:
         lowered = lowered_model(model, options)
         graph, layers = lowered.graph, lowered.layers
         data = ir.to_proto(graph).SerializeToString(deterministic=True)
-    inputs, outputs = graph.graph.inputs, graph.graph.outputs
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise InputError(
-            f"{path}: not an image classifier",
-            got=f"{len(inputs)} inputs and {len(outputs)} outputs",
-            expected="one of each",
-            fix="Give a model that `bitexport onnx` wrote.",
-        )
+    classifier = classifier_of(path, graph, data, options.input_size)
     return Subject(
         name=path.name,
         graph=graph,
         data=data,
         precision=_precision(graph, layers),
-        input_name=inputs[0].name or "",
-        output_name=outputs[0].name or "",
-        input_shape=_input_shape(path, inputs[0], options.input_size),
+        input_name=classifier.input_name,
+        output_name=classifier.output_name,
+        input_shape=classifier.input_shape,
+        preprocessing=classifier.preprocessing,
         layers=layers,
     )
-
-
-def _input_shape(path: Path, value: ir.Value, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    shape = value.shape
-    if shape is None or len(shape) != 4:
-        raise UnsupportedModel(
-            f"{path}: the input is no image",
-            got=None if shape is None else [str(n) for n in shape],
-            expected="[N, C, H, W]",
-            fix="Give a model that `bitexport onnx` wrote.",
-        )
-    usual = (3, *(size or (_DEFAULT_SIZE, _DEFAULT_SIZE)))
-    channels, height, width = (
-        n if isinstance(n, int) else other for n, other in zip(shape[1:], usual, strict=True)
-    )
-    return channels, height, width
 
 
 def _precision(graph: ir.Model, layers: tuple[LayerInfo, ...]) -> str:

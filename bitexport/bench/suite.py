@@ -16,6 +16,7 @@ from bitexport.bench.cases import (
     Case,
     cases_of,
     feed,
+    labelled,
     usable_runtimes,
 )
 from bitexport.bench.layers import PROFILED, layer_times
@@ -26,11 +27,13 @@ from bitexport.bench.record import LayerTime, Report, Run, Skip
 from bitexport.bench.roofline import Rates, measured_rates
 from bitexport.bench.subjects import read_subject
 from bitexport.errors import RuntimeFailure
+from bitexport.evaluation import Accuracy, evaluate
 from bitexport.runtimes import Runner, runtime_named
 
 __all__ = ["BenchOptions", "bench"]
 
 FloatArray = npt.NDArray[np.float32]
+_EVALUATION_BATCH = 32
 Show = Callable[[str, float], None]
 
 
@@ -99,6 +102,7 @@ def _measured(
             continue
         runners.append((case, runner))
     footprints = _footprints([case for case, _ in runners], options, show)
+    accuracies = [_accuracy(case, runner, options, show) for case, runner in runners]
     runs: list[Run] = []
     for index, batch in enumerate(options.batches):
         calls = [_call(runner, feed(case.subject, batch, options)) for case, runner in runners]
@@ -110,10 +114,34 @@ def _measured(
         )
         timed = list(zip((case for case, _ in runners), timings, strict=True))
         runs += [
-            _run(case, timing, _ratio(case, timing, timed), batch, options, cost)
-            for (case, timing), cost in zip(timed, footprints, strict=True)
+            _with_accuracy(
+                _run(case, timing, _ratio(case, timing, timed), batch, options, cost), accuracy
+            )
+            for (case, timing), cost, accuracy in zip(timed, footprints, accuracies, strict=True)
         ]
     return runs, []
+
+
+def _accuracy(case: Case, runner: Runner, options: BenchOptions, show: Show) -> Accuracy | None:
+    """None where there is no data set, or the twin was never trained to compute anything."""
+    if options.data is None or not case.same_function:
+        return None
+    subject = case.subject
+    return evaluate(
+        runner,
+        subject.input_name,
+        subject.output_name,
+        labelled(subject, options.data),
+        batch=_EVALUATION_BATCH,
+        show=lambda _: show(f"accuracy of {case.title}", 0.4),
+    )
+
+
+def _with_accuracy(run: Run, found: Accuracy | None) -> Run:
+    if found is None:
+        return run
+    low, high = found.top1_interval
+    return replace(run, accuracy=found.top1, accuracy_low=low, accuracy_high=high)
 
 
 def _footprints(cases: list[Case], options: BenchOptions, show: Show) -> list[Footprint | None]:
@@ -222,7 +250,7 @@ def _method(
         "threads": options.threads,
         "pinned_to": processors,
         "seconds_each": options.duration,
-        "inputs": "given images" if options.images is not None else f"normal noise, seed {SEED}",
+        "inputs": _inputs(options),
         "int8_calibration_images": CALIBRATION_IMAGES
         if options.images is None
         else min(CALIBRATION_IMAGES, len(options.images)),
@@ -230,3 +258,11 @@ def _method(
         "float_ops_per_second": None if rates is None else rates.flops,
         "bit_ops_per_second": None if rates is None else rates.bops,
     }
+
+
+def _inputs(options: BenchOptions) -> str:
+    if options.images is not None:
+        return "given images"
+    return (
+        f"normal noise, seed {SEED}" if options.data is None else f"images of {options.data.name}"
+    )

@@ -13,10 +13,12 @@ import typer
 from bitexport import __version__
 from bitexport.cli.bench import bench
 from bitexport.cli.doctor import doctor
+from bitexport.cli.eval import evaluate
 from bitexport.cli.inspect import inspect
 from bitexport.cli.onnx import onnx
 from bitexport.cli.output import run
 from bitexport.cli.pack import pack
+from bitexport.cli.triton import triton
 from bitexport.cli.trt import trt
 from bitexport.cli.verify import verify
 
@@ -34,6 +36,8 @@ app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(verify)
 app.command(no_args_is_help=True)(trt)
 app.command(no_args_is_help=True)(bench)
+app.command("eval", no_args_is_help=True)(evaluate)
+app.command(no_args_is_help=True)(triton)
 app.command(no_args_is_help=True)(pack)
 app.command()(doctor)
 

@@ -47,6 +47,13 @@ def bench(
     inputs: Annotated[
         Path | None, typer.Option(help="An .npz with `input`: images to run and calibrate on.")
     ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Measure accuracy too: see `bitexport eval`.")
+    ] = None,
+    data: choices.Data = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many images of the data set.")
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the figures as JSON; - for stdout.")
     ] = None,
@@ -69,6 +76,7 @@ def bench(
     from bitexport.bench import BenchOptions
     from bitexport.bench import bench as measure
     from bitexport.bench.twins import parse_precisions
+    from bitexport.evaluation import DataOptions
     from bitexport.exporter import ExportOptions
     from bitexport.recordings import read_recording
 
@@ -82,6 +90,7 @@ def bench(
         layers=layers,
         memory=not no_memory,
         images=None if inputs is None else read_recording(inputs)["input"],
+        data=None if dataset is None else DataOptions(name=dataset, root=data, limit=limit),
         export=ExportOptions(
             load=choices.load_options(family, arch, weights, activations),
             input_size=choices.parse_input_size(input_size),

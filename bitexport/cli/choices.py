@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,8 @@ __all__ = [
     "Activations",
     "Arch",
     "Checkpoint",
+    "Data",
+    "Dataset",
     "Family",
     "InputSize",
     "PrecisionChoice",
@@ -25,6 +28,7 @@ __all__ = [
     "ZeroActivationsChoice",
     "ZeroWeightsChoice",
     "load_options",
+    "parse_channels",
     "parse_input_size",
 ]
 
@@ -68,6 +72,12 @@ InputSize = Annotated[
     str | None,
     typer.Option(metavar="H[xW]", help="Size of the images; the family's usual one by default."),
 ]
+Dataset = Annotated[
+    str, typer.Option(metavar="NAME", help="imagefolder, cifar10, cifar100 or digits.")
+]
+Data = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Folder of the data set; digits need none.")
+]
 Weights = Annotated[
     PrecisionChoice, typer.Option(help="What the file cannot say about its weights.")
 ]
@@ -107,3 +117,25 @@ def parse_input_size(text: str | None) -> tuple[int, int] | None:
             fix="Correct it.",
         )
     return height, width
+
+
+def parse_channels(option: str, text: str | None) -> tuple[float, ...] | None:
+    """``"0.5,0.5,0.5"`` to three numbers.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(math.isfinite(x) for x in numbers):
+        raise InputError(
+            f"wrong {option}",
+            got=text,
+            expected="three numbers such as 0.485,0.456,0.406",
+            fix="Correct it.",
+        )
+    return numbers

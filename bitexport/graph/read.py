@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,10 +12,37 @@ from google.protobuf.message import DecodeError, Message
 
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.layers import LayerInfo, layers_of
+from bitexport.ops.table import DOMAIN
 
-__all__ = ["checked_layers", "read_onnx"]
+__all__ = ["Classifier", "checked_layers", "classifier_of", "read_classifier", "read_onnx"]
 
 _LARGEST = 2 << 30
+_DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with one image in and one array of logits out.
+
+    Attributes:
+        data: The file's bytes.
+        input_name: Takes float32 [N, C, H, W].
+        output_name: Gives logits [N, classes].
+        input_shape: (C, H, W).
+        preprocessing: JSON: what its training did to a pixel; "" where the file does not say.
+        classes: Length of the logits; None where the file leaves it open.
+        fixed_batch: The only batch size that the model takes; None for any.
+        own_ops: It has nodes of our domain.
+    """
+
+    data: bytes
+    input_name: str
+    output_name: str
+    input_shape: tuple[int, int, int]
+    preprocessing: str
+    classes: int | None
+    fixed_batch: int | None
+    own_ops: bool
 
 
 def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
@@ -100,6 +128,60 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
         if field.message_type is not None:
             for child in (value,) if isinstance(value, Message) else value:
                 yield from _tensors(child)
+
+
+def read_classifier(path: Path, size: tuple[int, int] | None = None) -> Classifier:
+    """Open an .onnx file that classifies images.
+
+    Args:
+        path: The file.
+        size: (H, W) where the file leaves them open; 224 x 224 by default.
+
+    Raises:
+        InputError: It cannot be read, or has other inputs and outputs.
+    """
+    model, data = read_onnx(path)
+    checked_layers(model, path)
+    return classifier_of(path, model, data, size)
+
+
+def classifier_of(
+    path: Path, model: ir.Model, data: bytes, size: tuple[int, int] | None
+) -> Classifier:
+    """The interface of a graph that classifies images.
+
+    Raises:
+        InputError: It has other inputs and outputs.
+    """
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    shape = inputs[0].shape if len(inputs) == 1 else None
+    if len(outputs) != 1 or shape is None or len(shape) != 4:
+        raise InputError(
+            f"{path}: not an image classifier",
+            got=f"inputs {[str(v.shape) for v in inputs]} and {len(outputs)} outputs",
+            expected="one input [N, C, H, W] and one output",
+            fix="Export the model with `bitexport onnx`.",
+        )
+    usual = (3, *(size or (_DEFAULT_SIZE, _DEFAULT_SIZE)))
+    channels, height, width = (
+        n if isinstance(n, int) else other for n, other in zip(shape[1:], usual, strict=True)
+    )
+    return Classifier(
+        data=data,
+        input_name=inputs[0].name or "",
+        output_name=outputs[0].name or "",
+        input_shape=(channels, height, width),
+        preprocessing=model.metadata_props.get("bitexport.preprocessing", ""),
+        classes=_size(outputs[0].shape, -1),
+        fixed_batch=_size(shape, 0),
+        own_ops=any(node.domain == DOMAIN for node in model.graph),
+    )
+
+
+def _size(shape: ir.Shape | None, axis: int) -> int | None:
+    """A dimension, if it is a number."""
+    dim = None if shape is None or len(shape) == 0 else shape[axis]
+    return dim if isinstance(dim, int) else None
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,90 @@
+"""``bitexport eval``: how many images of a data set a model classifies right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitexport.cli import choices
+from bitexport.cli.output import Debug, Json, print_json, progress_bar, stdout
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The exported model.")],
+    dataset: choices.Dataset,
+    data: choices.Data = None,
+    runtime: Annotated[
+        str, typer.Option(help="Such as ort or ort-native; `bitexport doctor` lists them.")
+    ] = "ort",
+    batch: Annotated[int, typer.Option(min=1, max=65536, help="Images a run.")] = 32,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads inside an operator; 0 lets the runtime choose.")
+    ] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many images, spread over the set.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="R,G,B", help="Mean of pixels in 0 to 1."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Deviation of pixels.")] = None,
+    input_size: choices.InputSize = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Count how many images of a data set a model classifies right: top-1 and top-5.
+
+    Example: bitexport eval model.onnx --dataset cifar10 --data ~/data
+    """
+    del debug
+    from bitexport.evaluation import DataOptions, open_images
+    from bitexport.evaluation import evaluate as measure
+    from bitexport.graph.read import read_classifier
+    from bitexport.runtimes import runtime_named
+
+    chosen = runtime_named(runtime)
+    classifier = read_classifier(model, choices.parse_input_size(input_size))
+    options = DataOptions(
+        name=dataset,
+        root=data,
+        limit=limit,
+        mean=choices.parse_channels("--mean", mean),
+        std=choices.parse_channels("--std", std),
+        preprocessing=classifier.preprocessing,
+    )
+    images = open_images(options, classifier.input_shape)
+    with progress_bar() as show:
+        found = measure(
+            chosen.load(classifier.data, threads=threads),
+            classifier.input_name,
+            classifier.output_name,
+            images,
+            batch=batch,
+            show=lambda share: show(f"{model} on {dataset}", share),
+        )
+    record = {
+        "model": str(model),
+        "runtime": runtime,
+        "dataset": dataset,
+        "samples": found.samples,
+        "top1": found.top1,
+        "top1_interval": list(found.top1_interval),
+        "top5": found.top5,
+        "top5_interval": list(found.top5_interval),
+    }
+    if json:
+        print_json(record)
+        return
+    for name, share, (low, high) in (
+        ("top-1", found.top1, found.top1_interval),
+        ("top-5", found.top5, found.top5_interval),
+    ):
+        stdout.print(
+            f"{name} {share:.2%} (95 % interval {low:.2%} to {high:.2%}) on {found.samples} images",
+            highlight=False,
+            soft_wrap=True,
+        )

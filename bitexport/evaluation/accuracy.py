@@ -1,0 +1,111 @@
+"""Top-1 and top-5 with an interval that says how far a test set of this size can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitexport.errors import InputError
+from bitexport.evaluation.datasets import LabelledImages
+from bitexport.runtimes import Runner
+
+__all__ = ["Accuracy", "evaluate", "wilson_interval"]
+
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: a two-sided 95 % interval
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What a model got right.
+
+    Attributes:
+        samples: Images.
+        correct: How many have their label first.
+        correct_top5: How many have it among the first five.
+    """
+
+    samples: int
+    correct: int
+    correct_top5: int
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose label comes first."""
+        return self.correct / self.samples
+
+    @property
+    def top5(self) -> float:
+        """Share of images whose label is among the first five."""
+        return self.correct_top5 / self.samples
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95 % interval of ``top1``."""
+        return wilson_interval(self.correct, self.samples)
+
+    @property
+    def top5_interval(self) -> tuple[float, float]:
+        """95 % interval of ``top5``."""
+        return wilson_interval(self.correct_top5, self.samples)
+
+
+def evaluate(
+    runner: Runner,
+    input_name: str,
+    output_name: str,
+    data: LabelledImages,
+    *,
+    batch: int,
+    show: Callable[[float], None] = lambda _: None,
+) -> Accuracy:
+    """Run a model on all images.
+
+    Args:
+        runner: The loaded model.
+        input_name: Takes float32 [N, C, H, W].
+        output_name: Gives logits [N, classes].
+        data: The images and their labels.
+        batch: Images a run; the last run has the rest.
+        show: Called with the share that is done.
+
+    Raises:
+        InputError: A label lies beyond the model's classes.
+        RuntimeFailure: The runtime refuses an input.
+    """
+    correct = correct_top5 = 0
+    for start in range(0, len(data), batch):
+        images, labels = data.batch(start, min(start + batch, len(data)))
+        logits = np.asarray(runner.run({input_name: images})[output_name])
+        if logits.ndim != 2 or labels.max(initial=0) >= logits.shape[1]:
+            raise InputError(
+                "the model and the data set do not fit",
+                got=f"logits of shape {list(logits.shape)}",
+                expected=f"[N, classes] with at least {data.classes} classes",
+                fix="Name the data set that the model was trained for.",
+            )
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :_TOP] == labels[:, None]
+        correct += int(best[:, 0].sum())
+        correct_top5 += int(best.any(axis=1).sum())
+        show(min(1.0, (start + batch) / len(data)))
+    return Accuracy(len(data), correct, correct_top5)
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % score interval of a share; sound near 0 and 1, where p +- 2 s is not.
+
+        (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    share, squared = successes / trials, _Z**2
+    middle = share + squared / (2 * trials)
+    width = _Z * math.sqrt(share * (1 - share) / trials + squared / (4 * trials**2))
+    scale = 1 + squared / trials
+    # Exact at the ends, where rounding would leave 1e-17.
+    low = 0.0 if successes == 0 else (middle - width) / scale
+    high = 1.0 if successes == trials else (middle + width) / scale
+    return low, high

@@ -1,0 +1,260 @@
+"""Labelled images by the name of their data set, as a network wants them.
+
+digits       scikit-learn's bundled digits: the held-out fifth (stratified, seed 0), 8x8 -> 16x16,
+             grey repeated over three channels; nothing to download
+cifar10/100  the test images of the python version, in a folder
+imagefolder  one folder a class, in alphabetic order, such as ImageNet's val/; the shorter side is
+             resized to 256/224 of the input, the middle is cut out
+
+Pixels of 0 to 1 are normalized by a mean and a deviation: those given, or those that the model's
+file states, or the data set's usual ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from bitexport.errors import InputError, RuntimeFailure
+
+__all__ = ["DATASETS", "DataOptions", "LabelledImages", "open_images"]
+
+DATASETS = ("imagefolder", "cifar10", "cifar100", "digits")
+FloatArray = npt.NDArray[np.float32]
+_STATISTICS: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
+    "imagefolder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)),
+    "digits": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+_CROP = 224 / 256
+_DIGITS_BRIGHTEST, _DIGITS_SIZE = 16.0, 16
+_TEST_SHARE, _SPLIT_SEED = 0.2, 0
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images.
+
+    Attributes:
+        name: One of ``DATASETS``.
+        root: Folder of the files; digits need none.
+        limit: Only so many, spread evenly over the set; None takes all.
+        mean: Of each channel, for pixels of 0 to 1; None takes ``preprocessing``'s.
+        std: Deviation of each channel.
+        preprocessing: JSON with `mean` and `std` from the model's file; "" for the usual ones.
+    """
+
+    name: str
+    root: Path | None = None
+    limit: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    preprocessing: str = ""
+
+
+class LabelledImages:
+    """Images and labels that are read when they are asked for.
+
+    Args:
+        read: Index -> pixels float32 [C, H, W] in [0, 1], and label.
+        indices: Which of them, in order.
+        classes: Number of classes.
+        mean: Of each channel.
+        std: Of each channel.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], tuple[FloatArray, int]],
+        indices: npt.NDArray[np.int64],
+        classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self._read = read
+        self._indices = indices
+        self.classes = classes
+        self._mean = np.array(mean, np.float32)[:, None, None]
+        self._std = np.array(std, np.float32)[:, None, None]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._indices)
+
+    def batch(self, start: int, end: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """Normalized images float32 [n, C, H, W] and labels int64 [n]."""
+        pairs = [self._read(int(index)) for index in self._indices[start:end]]
+        images = np.stack([(pixels - self._mean) / self._std for pixels, _ in pairs])
+        return images.astype(np.float32), np.array([label for _, label in pairs], np.int64)
+
+    def sample(self, count: int) -> FloatArray:
+        """About ``count`` images, spread evenly over the set: float32 [n, C, H, W]."""
+        step = max(1, len(self) // count)
+        chosen = range(0, len(self), step)[:count]
+        return np.concatenate([self.batch(index, index + 1)[0] for index in chosen])
+
+
+def open_images(options: DataOptions, input_shape: tuple[int, int, int]) -> LabelledImages:
+    """Open a data set for a model that takes images of ``input_shape`` (C, H, W).
+
+    Raises:
+        InputError: Unknown name, missing files, or statistics that do not fit the channels.
+        RuntimeFailure: scikit-learn is missing.
+    """
+    if options.name not in DATASETS:
+        raise InputError(
+            "unknown data set",
+            got=options.name,
+            expected=" or ".join(DATASETS),
+            fix="Correct --dataset.",
+        )
+    if input_shape[0] != 3:
+        raise InputError(
+            "the model does not take colour images",
+            got=f"{input_shape[0]} channels",
+            expected="3",
+            fix="Name another model.",
+        )
+    mean, std = _statistics(options)
+    openers = {"digits": _digits, "imagefolder": _image_folder}
+    read, indices, classes = openers.get(options.name, _cifar)(options, input_shape[1:])
+    if options.limit is not None and options.limit < len(indices):
+        indices = indices[np.linspace(0, len(indices) - 1, options.limit).astype(np.int64)]
+    return LabelledImages(read, indices, classes, mean, std)
+
+
+_Opened = tuple[Callable[[int], tuple[FloatArray, int]], npt.NDArray[np.int64], int]
+
+
+def _statistics(options: DataOptions) -> tuple[Sequence[float], Sequence[float]]:
+    mean, std = _STATISTICS[options.name]
+    stated = _stated(options.preprocessing)
+    mean = options.mean or stated.get("mean") or mean
+    std = options.std or stated.get("std") or std
+    if len(mean) != 3 or len(std) != 3 or not all(0 < s < np.inf for s in std):
+        raise InputError(
+            "wrong mean or deviation",
+            got=f"{list(mean)} and {list(std)}",
+            expected="three numbers each, the deviations above 0",
+            fix="Correct --mean and --std.",
+        )
+    return mean, std
+
+
+def _stated(text: str) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` of a file's statement; anything malformed counts as not stated."""
+    try:
+        record = json.loads(text) if text else {}
+        found = {k: tuple(float(x) for x in record[k]) for k in ("mean", "std") if k in record}
+    except (ValueError, TypeError):
+        return {}
+    return {k: v for k, v in found.items() if len(v) == 3}
+
+
+def _digits(_options: DataOptions, size: tuple[int, int]) -> _Opened:
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise RuntimeFailure(
+            "the handwritten digits need scikit-learn",
+            got=error,
+            expected="scikit-learn 1.4 or newer",
+            fix="Run: pip install 'scikit-learn>=1.4'",
+        ) from error
+    bunch = load_digits()
+    labels = bunch.target.astype(np.int64)
+    _, held_out = train_test_split(
+        np.arange(len(labels)), test_size=_TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED
+    )
+    grey = torch.from_numpy(bunch.images).float().unsqueeze(1) / _DIGITS_BRIGHTEST
+    for target in ((_DIGITS_SIZE, _DIGITS_SIZE), size):
+        grey = F.interpolate(grey, size=target, mode="bilinear", align_corners=False)
+    pixels = grey.repeat(1, 3, 1, 1).numpy()
+    return (lambda index: (pixels[index], int(labels[index]))), np.sort(held_out), 10
+
+
+def _cifar(options: DataOptions, size: tuple[int, int]) -> _Opened:
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[options.name]
+    root = _folder(options)
+    try:
+        data = kind(str(root), train=False)
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{options.name} is not in {root}",
+            got="missing or damaged files",
+            expected=f"the folder {kind.base_folder} of the python version",
+            fix="Run where there is a network: python -c 'from torchvision.datasets import "
+            f"{kind.__name__}; {kind.__name__}({json.dumps(str(root))}, download=True)'",
+        ) from error
+    return _pillow_reader(data, size, 1.0), np.arange(len(data)), len(data.classes)
+
+
+def _image_folder(options: DataOptions, size: tuple[int, int]) -> _Opened:
+    from torchvision.datasets import ImageFolder
+
+    root = _folder(options)
+    folder = root / "val" if (root / "val").is_dir() else root
+    try:
+        data = ImageFolder(str(folder))
+    except (FileNotFoundError, OSError) as error:
+        raise InputError(
+            f"no images in {folder}",
+            got=str(error).splitlines()[0],
+            expected="one folder a class with images in it",
+            fix="Name the folder of the classes, or its parent if it is called val, with --data.",
+        ) from error
+    return _pillow_reader(data, size, _CROP), np.arange(len(data)), len(data.classes)
+
+
+def _folder(options: DataOptions) -> Path:
+    if options.root is None or not options.root.is_dir():
+        raise InputError(
+            f"{options.name} needs a folder",
+            got=options.root or "no --data",
+            expected="the folder of its files",
+            fix="Name it with --data.",
+        )
+    return options.root
+
+
+def _pillow_reader(
+    data: Any,  # noqa: ANN401  (torchvision ships no types)
+    size: tuple[int, int],
+    crop: float,
+) -> Callable[[int], tuple[FloatArray, int]]:
+    """Reads a Pillow image; resizes its shorter side to size / crop and cuts out the middle."""
+    from torchvision.transforms import v2
+
+    height, width = size
+    resize = v2.Resize(round(max(size) / crop))
+    cut = v2.CenterCrop([height, width])
+
+    def read(index: int) -> tuple[FloatArray, int]:
+        try:
+            image, label = data[index]
+        except OSError as error:
+            raise InputError(
+                f"cannot read image {index} of the data set",
+                got=error,
+                expected="an image file",
+                fix="Remove or replace the damaged file.",
+            ) from error
+        image = image.convert("RGB")
+        if image.size != (width, height):
+            image = cut(resize(image))
+        pixels: FloatArray = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
+        return pixels, int(label)
+
+    return read

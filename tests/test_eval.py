@@ -1,0 +1,197 @@
+"""``bitexport eval``: the count, its interval, and the images as training had them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import export_kind, logits, run
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from bitexport.evaluation import DataOptions, evaluate, open_images, wilson_interval
+from training.data import load_digits
+
+MEAN, STD = (
+    np.array(x, np.float32)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)
+IMAGES, RIGHT = 20, 15
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_kind(tmp_path_factory.mktemp("model"), "trained").output
+
+
+def random_pixels(size: int, count: int = IMAGES) -> np.ndarray:
+    """uint8 [count, size, size, 3]."""
+    return np.random.default_rng(3).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def ranked(model: Path, pixels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Classes of each image, the best first."""
+    images = (pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255 - mean) / std
+    return np.argsort(-logits(model, images.astype(np.float32)), axis=1)
+
+
+@pytest.fixture(scope="module")
+def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in the folders of their predicted classes; the last five in the fourth best's."""
+    root = tmp_path_factory.mktemp("images")
+    pixels = random_pixels(32)
+    for label in range(10):
+        (root / "val" / f"class{label}").mkdir(parents=True)
+    order = ranked(model, pixels, MEAN, STD)
+    for index, image in enumerate(pixels):
+        label = order[index, 0 if index < RIGHT else 3]
+        Image.fromarray(image).save(root / "val" / f"class{label}" / f"{index}.png")
+    # torchvision refuses a class without images; a copy goes where nothing is predicted.
+    for label in range(10):
+        path = root / "val" / f"class{label}"
+        if not any(path.iterdir()):
+            Image.fromarray(pixels[0]).save(path / "copy.png")
+    return root
+
+
+def copies(folder: Path) -> int:
+    return len(list(folder.rglob("copy.png")))
+
+
+def test_top1_and_top5_of_an_image_folder(model: Path, folder: Path) -> None:
+    arguments = ["--dataset", "imagefolder", "--data", folder, "--batch", "7", "--json"]
+    record = run("eval", model, *arguments).json
+    samples = IMAGES + copies(folder)
+    assert record["samples"] == samples
+    assert record["top1"] == RIGHT / samples
+    assert IMAGES / samples <= record["top5"] <= 1
+    low, high = record["top1_interval"]
+    assert 0 < low < record["top1"] < high < 1
+    for runtime in ("ort-native", "reference"):
+        again = run("eval", model, *arguments, "--runtime", runtime, "--limit", "9").json
+        assert again["samples"] == 9
+
+
+def test_text_and_bench_say_the_same(model: Path, folder: Path) -> None:
+    outcome = run("eval", model, "--dataset", "imagefolder", "--data", folder / "val")
+    share = RIGHT / (IMAGES + copies(folder))
+    assert outcome.code == 0 and f"top-1 {share:.2%}" in outcome.out
+    options = ["--dataset", "imagefolder", "--data", folder, "--duration", "0", "--no-memory"]
+    record = run("bench", model, *options, "--runtimes", "ort", "--json", "-").json
+    found = {r["precision"]: r["accuracy"] for r in record["runs"]}
+    assert found["1-bit weights"] == found["fp32"] == pytest.approx(share)
+    assert found["int8"] is not None
+
+
+def test_large_images_are_resized_and_cut(model: Path, tmp_path: Path) -> None:
+    """A picture whose middle is red: at 256/224 of the input only the border is lost."""
+    pixels = np.zeros((80, 120, 3), np.uint8)
+    pixels[10:70, 30:90] = (255, 0, 0)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a" / "red.png")
+    options = DataOptions("imagefolder", tmp_path, mean=(0, 0, 0), std=(1, 1, 1))
+    images, labels = open_images(options, (3, 28, 28)).batch(0, 1)
+    assert images.shape == (1, 3, 28, 28) and labels.tolist() == [0]
+    # 32 pixels high before the cut: red from 4 to 28, less 2 on each side.
+    assert images[0, 0, 4:24, 4:24].min() > 0.99 and images[0, 1:].max() < 0.01
+    assert images[0, 0, 0].max() < 0.01
+
+
+def test_digits_are_the_held_out_ones_of_training() -> None:
+    data = open_images(DataOptions("digits"), (3, 16, 16))
+    expected = load_digits()
+    images, labels = data.batch(0, len(data))
+    np.testing.assert_allclose(images, expected.test_images.numpy(), atol=1e-6)
+    assert np.array_equal(labels, expected.test_labels.numpy())
+    assert data.sample(7).shape == (7, 3, 16, 16)
+
+
+def test_statistics_of_the_file_win_over_the_usual_ones(model: Path, tmp_path: Path) -> None:
+    pixels = random_pixels(16, 1)[0]
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a" / "x.png")
+    stated = '{"mean": [0.1, 0.2, 0.3], "std": [1, 2, 4]}'
+    options = DataOptions("imagefolder", tmp_path, preprocessing=stated)
+    images, _ = open_images(options, (3, 16, 16)).batch(0, 1)
+    mean, std = (np.array(x)[:, None, None] for x in ([0.1, 0.2, 0.3], [1, 2, 4]))
+    want = (pixels.transpose(2, 0, 1) / 255 - mean) / std
+    np.testing.assert_allclose(images[0], want, atol=1e-6)
+    proto = onnx.load(model)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "bitexport.preprocessing", "not json"
+    onnx.save(proto, tmp_path / "odd.onnx")
+    outcome = run("eval", tmp_path / "odd.onnx", "--dataset", "imagefolder", "--data", tmp_path)
+    assert outcome.code == 0, outcome.err
+
+
+def test_cifar_of_the_python_version(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision accepts only files with the right sum; here, that of a small stand-in."""
+    pixels = random_pixels(32)
+    mean, std = (
+        np.array(x, np.float32)[:, None, None]
+        for x in ((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616))
+    )
+    labels = ranked(model, pixels, mean, std)[:, 0]
+    base = tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    rows = {"data": pixels.transpose(0, 3, 1, 2).reshape(IMAGES, -1), "labels": labels.tolist()}
+    names = {"label_names": [f"class{i}" for i in range(10)]}
+    sums = {}
+    for name, content in (("test_batch", rows), ("batches.meta", names)):
+        data = pickle.dumps(content)
+        (base / name).write_bytes(data)
+        sums[name] = hashlib.md5(data).hexdigest()
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "train_list", [])
+    monkeypatch.setattr(
+        CIFAR10,
+        "meta",
+        {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]},
+    )
+    record = run("eval", model, "--dataset", "cifar10", "--data", tmp_path, "--json").json
+    assert (record["samples"], record["top1"]) == (IMAGES, 1.0)
+    (base / "test_batch").write_bytes(b"damaged")
+    outcome = run("eval", model, "--dataset", "cifar10", "--data", tmp_path)
+    assert outcome.code == 2 and "missing or damaged" in outcome.err
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 7), (7, 7), (350, 360), (1, 50000)])
+def test_interval_is_where_the_score_test_turns(successes: int, trials: int) -> None:
+    share = successes / trials
+    for bound in wilson_interval(successes, trials):
+        assert 0 <= bound <= 1
+        if 0 < bound < 1:
+            deviation = math.sqrt(bound * (1 - bound) / trials)
+            assert abs(share - bound) / deviation == pytest.approx(1.959964, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "mnist"], "unknown data set"),
+        (["--dataset", "cifar100"], "needs a folder"),
+        (["--dataset", "imagefolder", "--data", "/nowhere"], "needs a folder"),
+        (["--dataset", "digits", "--mean", "1,2"], "--mean"),
+        (["--dataset", "digits", "--std", "1,0,1"], "--std"),
+        (["--dataset", "digits", "--runtime", "abacus"], "abacus"),
+    ],
+)
+def test_eval_refuses(model: Path, arguments: list[str], said: str) -> None:
+    outcome = run("eval", model, *arguments)
+    assert outcome.code == 2 and said in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_more_labels_than_classes_are_refused() -> None:
+    class Two:
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {"logits": np.zeros((len(inputs["input"]), 2), np.float32)}
+
+    data = open_images(DataOptions("digits"), (3, 8, 8))
+    with pytest.raises(Exception, match="do not fit"):
+        evaluate(Two(), "input", "logits", data, batch=64)
