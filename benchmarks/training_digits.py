@@ -175,7 +175,7 @@ def table(results: dict[str, Any]) -> str:
             f"{name} ({len(rows)} seeds)",
             spread([100 * r["twin_accuracy"] for r in rows]),
             spread([100 * r["accuracy"] for r in rows]),
-            f"{-gap:+.2f}",
+            f"{0.0 - round(gap, 2):+.2f}",
             f"{GOALS[name]} {met}",
             f"{rows[0]['float32_bytes'] / 1024:.0f} KiB",
             f"{statistics.mean(r['onnx_bytes'] for r in rows) / 1024:.0f} KiB",
