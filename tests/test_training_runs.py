@@ -262,6 +262,12 @@ def test_fine_tuning_starts_from_a_checkpoint_of_the_same_network(tmp_path: Path
         run(lenet, tmp_path / "c", start=first.checkpoint)
 
 
+def test_a_teacher_of_other_images_is_refused(tmp_path: Path) -> None:
+    teacher = run(small(), tmp_path / "teacher", limit=32).checkpoint
+    with pytest.raises(InputError, match="teaches other images"):
+        run(load_recipe("reactnet18", "digits"), tmp_path / "student", teacher=teacher)
+
+
 def outcome_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["training", *arguments])
     with pytest.raises(SystemExit) as ended:

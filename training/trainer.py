@@ -126,7 +126,9 @@ class _Run:
         self.loader, self.sampler = training_batches(
             data.train, sharding, seed=options.seed, workers=options.workers
         )
-        self.loss_of = {name: _loss(stage, options) for name, stage in recipe.stages.items()}
+        self.loss_of = {
+            name: _loss(stage, recipe, options) for name, stage in recipe.stages.items()
+        }
         self.checkpoint = options.out / "checkpoint.pth.tar"
         self.reports: list[EpochReport] = []
 
@@ -343,7 +345,7 @@ def _fresh_model(recipe: Recipe, data: ImageData, options: RunOptions, system: S
     return model
 
 
-def _loss(stage: Stage, options: RunOptions) -> Loss:
+def _loss(stage: Stage, recipe: Recipe, options: RunOptions) -> Loss:
     """The loss of a stage: (logits, images, labels) -> scalar.
 
     Distillation is the cross-entropy with the teacher's distribution, as ReActNet trains.
@@ -361,7 +363,15 @@ def _loss(stage: Stage, options: RunOptions) -> Loss:
             fix="Train one, python -m training train --recipe resnet18 --out teacher, and name it: "
             "--teacher teacher/checkpoint.pth.tar",
         )
-    teacher = load(options.teacher).module
+    loaded = load(options.teacher)
+    if loaded.input_shape != recipe.input_shape:
+        raise InputError(
+            f"{options.teacher} teaches other images",
+            got=f"{loaded.input_shape} of {loaded.arch}",
+            expected=f"{recipe.input_shape}",
+            fix="Train a teacher on images of this size.",
+        )
+    teacher = loaded.module
 
     def distil(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         del labels
