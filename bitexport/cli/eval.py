@@ -57,14 +57,14 @@ def evaluate(
         preprocessing=classifier.preprocessing,
     )
     images = open_images(options, classifier.input_shape)
-    with progress_bar() as show:
+    with progress_bar(f"{model} on {dataset}") as bar:
         found = measure(
             chosen.load(classifier.data, threads=threads),
             classifier.input_name,
             classifier.output_name,
             images,
             batch=batch,
-            show=lambda share: show(f"{model} on {dataset}", share),
+            show=lambda share: None if bar is None else bar("", share, 1),
         )
     record = {
         "model": str(model),
