@@ -129,15 +129,17 @@ BITEXPORT_BLOCK Vector16 centroid_vector(const ConvArgs& args, const std::uint32
   return vector;
 }
 
-// Term 0 or 1 of eight halves, as eight bfloat16.
+// Term 0 or 1 of eight halves, as eight bfloat16. A half is finite where a codebook is.
 BITEXPORT_BLOCK Vector16 bfloat_term(const Vector16& halves, int term) {
   Vector16 vector = {};
   BITEXPORT_UNROLL
   for (int i = 0; i < 8; ++i) {
-    const auto half = static_cast<std::uint16_t>(halves.word[i / 2] >> (i % 2 * 16));
-    const BfloatTerms terms = split_to_bfloat(float_of_half(half));
-    vector.word[i / 2] |= static_cast<std::uint32_t>(term == 0 ? terms.term[0] : terms.term[1])
-                          << (i % 2 * 16);
+    const float value =
+        float_of_half(static_cast<std::uint16_t>(halves.word[i / 2] >> (i % 2 * 16)));
+    const std::uint32_t first = bits_of_float(value) & 0xFFFF0000u;
+    // The second term has at most 3 significant bits: nothing is cut off.
+    const std::uint32_t bits = term == 0 ? first : bits_of_float(value - float_of_bits(first));
+    vector.word[i / 2] |= bits >> 16 << (i % 2 * 16);
   }
   return vector;
 }
