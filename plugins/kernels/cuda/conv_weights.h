@@ -20,8 +20,7 @@ struct alignas(8) Vector8 {
   std::uint32_t word[2];
 };
 
-// ---- Rows of bytes as they lie in memory: kBits and kDense
-// ---------------------------------------
+// ---- Rows of bytes as they lie in memory: kBits and kDense -------------------------------------
 
 template <typename Block, typename Exec>
 BITEXPORT_BLOCK void copy_weight_rows(const ConvArgs& args, Exec& exec,
@@ -50,8 +49,7 @@ BITEXPORT_BLOCK void copy_weight_rows(const ConvArgs& args, Exec& exec,
   }
 }
 
-// ---- Sign words for registers: kSigns
-// -------------------------------------------------------------
+// ---- Sign words for registers: kSigns ----------------------------------------------------------
 
 // Reads a thread's sign words of a tile into registers. Where a plane of A ends, the taps begin
 // again: the terms of a float have the same weight. Past the end of K, A is zero and any word does.
@@ -90,8 +88,7 @@ BITEXPORT_BLOCK void store_sign_words(Exec& exec, std::uint32_t tile_at, int tid
   }
 }
 
-// ---- Codes: kCodes
-// --------------------------------------------------------------------------------
+// ---- Codes: kCodes -----------------------------------------------------------------------------
 
 // Weight `index` of a row of codes, a half.
 BITEXPORT_BLOCK std::uint16_t centroid_element(const CodebookArgs& codebook,
@@ -175,8 +172,7 @@ BITEXPORT_BLOCK void look_up_codes(const ConvArgs& args, Exec& exec,
   }
 }
 
-// ---- One call for all
-// -----------------------------------------------------------------------------
+// ---- One call for all --------------------------------------------------------------------------
 
 template <typename Block, typename Exec>
 BITEXPORT_BLOCK void produce_weights(const ConvArgs& args, Exec& exec,
