@@ -20,8 +20,7 @@
 
 namespace bitexport_test {
 
-// ---- Shared memory
-// --------------------------------------------------------------------------------
+// ---- Shared memory -----------------------------------------------------------------------------
 
 inline constexpr int kWarp = 32;
 
@@ -127,8 +126,7 @@ class SharedMemory {
   int block_time_ = 0;
 };
 
-// ---- MMA, as the PTX ISA describes its fragments
-// --------------------------------------------------
+// ---- MMA, as the PTX ISA describes its fragments -----------------------------------------------
 
 // The 16 x 32 bytes of A, 8 x 32 bytes of B (a row for each column) of a warp.
 struct MmaMatrices {
@@ -180,8 +178,7 @@ void multiply(const MmaMatrices& m, Accumulator (&sum)[16][8]) {
   }
 }
 
-// ---- The block
-// ------------------------------------------------------------------------------------
+// ---- The block ---------------------------------------------------------------------------------
 
 // The same interface as DeviceExec, for all threads of one block.
 template <typename Block>

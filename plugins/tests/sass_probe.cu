@@ -15,6 +15,7 @@ using Bytes = ConvBlock<MmaOp::kBytes, WeightSource::kBits, 128, 128, 64, 16>;
 using Signs = ConvBlock<MmaOp::kHalf, WeightSource::kSigns, 128, 128, 64, 16>;
 using WideSigns = ConvBlock<MmaOp::kBfloat, WeightSource::kSigns, 128, 64, 64, 16>;
 using Codes = ConvBlock<MmaOp::kHalf, WeightSource::kCodes, 128, 64, 64, 16>;
+using WideCodes = ConvBlock<MmaOp::kBfloat, WeightSource::kCodes, 32, 64, 32, 16>;
 using Dense = ConvBlock<MmaOp::kHalf, WeightSource::kDense, 128, 128, 64, 16>;
 
 BITEXPORT_PROBE(Xor);
@@ -23,6 +24,7 @@ BITEXPORT_PROBE(Bytes);
 BITEXPORT_PROBE(Signs);
 BITEXPORT_PROBE(WideSigns);
 BITEXPORT_PROBE(Codes);
+BITEXPORT_PROBE(WideCodes);
 BITEXPORT_PROBE(Dense);
 
 }  // namespace cuda

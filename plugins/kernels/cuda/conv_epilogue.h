@@ -21,8 +21,7 @@
 namespace bitexport {
 namespace cuda {
 
-// ---- One element
-// ----------------------------------------------------------------------------------
+// ---- One element -------------------------------------------------------------------------------
 
 // Accumulator `i` of a fragment as it goes through the staging tile, without its correction.
 template <typename Block>
@@ -57,27 +56,49 @@ BITEXPORT_BLOCK std::uint16_t half_at(const void* halves, std::int64_t index) {
   return static_cast<const std::uint16_t*>(halves)[index];
 }
 
-// Writes one element of an NCHW tensor.
+// What one element is made of.
+struct Element {
+  std::int64_t index;  // in Y and the residual
+  std::uint32_t value;
+  std::int32_t correction;
+  float scale;
+  float bias;
+  float residual;
+};
+
+// Reads what belongs to a channel and to an element of an NCHW tensor.
 template <typename Block>
-BITEXPORT_BLOCK void store_element(const EpilogueArgs& args, std::int64_t index,
-                                   std::uint32_t value, std::int32_t correction, float scale,
-                                   float bias) {
+BITEXPORT_BLOCK void read_element(const EpilogueArgs& args, const std::int32_t* corrections,
+                                  std::int32_t channel, Element* element) {
+  element->correction = Block::kBinary ? corrections[channel] : 0;
+  element->residual = 0.0f;
+  if (Block::kBinary && args.output == Output::kAccumulators) return;
+  element->scale = args.scale[channel];
+  element->bias = args.bias[channel];
+  if (args.residual == nullptr) return;
+  element->residual = args.output == Output::kFloatNchw
+                          ? static_cast<const float*>(args.residual)[element->index]
+                          : float_of_half(half_at(args.residual, element->index));
+}
+
+template <typename Block>
+BITEXPORT_BLOCK void write_element(const EpilogueArgs& args, const Element& element) {
   if (Block::kBinary && args.output == Output::kAccumulators) {
-    static_cast<std::int32_t*>(args.y)[index] = corrected(value, correction);
+    static_cast<std::int32_t*>(args.y)[element.index] =
+        corrected(element.value, element.correction);
     return;
   }
-  float y = multiply_then_add(scale, sum_of<Block>(value, correction), bias);
+  float y = multiply_then_add(element.scale, sum_of<Block>(element.value, element.correction),
+                              element.bias);
+  if (args.residual != nullptr) y += element.residual;
   if (args.output == Output::kFloatNchw) {
-    if (args.residual != nullptr) y += static_cast<const float*>(args.residual)[index];
-    static_cast<float*>(args.y)[index] = y;
+    static_cast<float*>(args.y)[element.index] = y;
   } else {
-    if (args.residual != nullptr) y += float_of_half(half_at(args.residual, index));
-    static_cast<std::uint16_t*>(args.y)[index] = half_of_float(y);
+    static_cast<std::uint16_t*>(args.y)[element.index] = half_of_float(y);
   }
 }
 
-// ---- A warp's 32 x 32 slice
-// -----------------------------------------------------------------------
+// ---- A warp's 32 x 32 slice --------------------------------------------------------------------
 
 template <typename Block, typename Exec>
 BITEXPORT_BLOCK void stage_slice(Exec& exec, std::uint32_t staging_at, int slice, int tid,
@@ -113,27 +134,35 @@ BITEXPORT_BLOCK RowTarget target_of(Exec& exec, int tid, int row) {
       tid, Block::kTargetsAt + static_cast<std::uint32_t>(row * int{sizeof(RowTarget)}));
 }
 
-// A lane is a pixel; 32 neighbouring pixels of one channel are written at once.
+// A lane is a pixel; 32 neighbouring pixels of one channel are written at once. Four channels are
+// read before the first is written: a compiler does not move reads past writes that may touch them.
 template <typename Block, typename Exec>
 BITEXPORT_BLOCK void store_slice_nchw(const ConvArgs& args, Exec& exec, const Slice& slice,
                                       int tid) {
+  constexpr int kAtOnce = 4;
   const int lane = tid % kLanes;
   const RowTarget target = target_of<Block>(exec, tid, slice.first_row + lane);
   if (target.offset < 0) return;
   const std::int64_t plane = std::int64_t{1} * args.out_height * args.out_width;
   const std::int32_t* corrections =
       args.epilogue.corrections + std::int64_t{target.border_class} * args.shape.out_channels;
-  const bool scaled = !Block::kBinary || args.epilogue.output != Output::kAccumulators;
   const int count = slice.channels < kLanes ? slice.channels : kLanes;
   BITEXPORT_NO_UNROLL
-  for (int column = 0; column < count; ++column) {
-    const std::int32_t channel = slice.first_channel + column;
-    const auto value =
-        exec.template load<std::uint32_t>(tid, slice.staging_at + staged(lane, column));
-    store_element<Block>(args.epilogue, target.offset + channel * plane, value,
-                         Block::kBinary ? corrections[channel] : 0,
-                         scaled ? args.epilogue.scale[channel] : 0.0f,
-                         scaled ? args.epilogue.bias[channel] : 0.0f);
+  for (int first = 0; first < count; first += kAtOnce) {
+    Element elements[kAtOnce] = {};
+    BITEXPORT_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i >= count) continue;
+      const std::int32_t channel = slice.first_channel + first + i;
+      elements[i].index = target.offset + channel * plane;
+      elements[i].value =
+          exec.template load<std::uint32_t>(tid, slice.staging_at + staged(lane, first + i));
+      read_element<Block>(args.epilogue, corrections, channel, &elements[i]);
+    }
+    BITEXPORT_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < count) write_element<Block>(args.epilogue, elements[i]);
+    }
   }
 }
 
@@ -146,6 +175,14 @@ BITEXPORT_BLOCK void store_slice_nhwc8(const ConvArgs& args, Exec& exec, const S
   if (first >= slice.channels) return;
   const std::int32_t channel = slice.first_channel + first;
   const int count = slice.channels - first < 8 ? slice.channels - first : 8;
+  float scale[8] = {};
+  float bias[8] = {};
+  BITEXPORT_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    if (i >= count) continue;
+    scale[i] = args.epilogue.scale[channel + i];
+    bias[i] = args.epilogue.bias[channel + i];
+  }
   BITEXPORT_NO_UNROLL
   for (int step = 0; step < 4; ++step) {
     const int row = staging_row(lane / 4, step);
@@ -165,10 +202,8 @@ BITEXPORT_BLOCK void store_slice_nhwc8(const ConvArgs& args, Exec& exec, const S
       if (i >= count) continue;
       const auto value =
           exec.template load<std::uint32_t>(tid, slice.staging_at + staged(row, first + i));
-      float y =
-          multiply_then_add(args.epilogue.scale[channel + i],
-                            sum_of<Block>(value, Block::kBinary ? corrections[channel + i] : 0),
-                            args.epilogue.bias[channel + i]);
+      float y = multiply_then_add(
+          scale[i], sum_of<Block>(value, Block::kBinary ? corrections[channel + i] : 0), bias[i]);
       if (args.epilogue.residual != nullptr) {
         y += float_of_half(static_cast<std::uint16_t>(residual.word[i / 2] >> (i % 2 * 16)));
       }
@@ -178,8 +213,7 @@ BITEXPORT_BLOCK void store_slice_nhwc8(const ConvArgs& args, Exec& exec, const S
   }
 }
 
-// ---- The block
-// ------------------------------------------------------------------------------------
+// ---- The block ---------------------------------------------------------------------------------
 
 template <typename Block, typename Exec>
 BITEXPORT_BLOCK void store_output(const ConvArgs& args, Exec& exec,

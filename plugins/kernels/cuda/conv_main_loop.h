@@ -81,6 +81,8 @@ class ConvMainLoop {
   }
 
   BITEXPORT_BLOCK void multiply(int stage) {
+    // Loading a tile may have parted a warp's lanes; ldmatrix and MMA want them together.
+    exec_.warp_barrier();
     if constexpr (Block::kSource == WeightSource::kSigns) load_sign_words(stage);
     BITEXPORT_UNROLL
     for (int step = 0; step < Block::kSteps; ++step) {

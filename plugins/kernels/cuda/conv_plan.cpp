@@ -94,8 +94,7 @@ AxisRanges axis_ranges(const ConvAxis& axis) {
   return ranges;
 }
 
-// ---- A: as it is, or prepared in the workspace
-// ---------------------------------------------------
+// ---- A: as it is, or prepared in the workspace -------------------------------------------------
 
 // Copies of the bits of a pixel: as wide as the words of a tap allow.
 int chunk_bytes_of(std::int32_t words) { return words % 4 == 0 ? 16 : words % 2 == 0 ? 8 : 4; }
@@ -178,8 +177,7 @@ void plan_corrections(const ConvShape& shape, const ConvBuffers& buffers, bool x
   plan->correction_blocks = ceil_div<std::int64_t>(shape.out_channels, CorrectionsBlock::kChannels);
 }
 
-// ---- B and K
-// --------------------------------------------------------------------------------------
+// ---- B and K -----------------------------------------------------------------------------------
 
 void plan_expansion(const ConvProblem& problem, const ConvBuffers& buffers, Workspace* workspace,
                     ConvPlan* plan) {

@@ -20,8 +20,7 @@ struct alignas(8) Vector8 {
   std::uint32_t word[2];
 };
 
-// ---- Rows of bytes as they lie in memory: kBits and kDense
-// ---------------------------------------
+// ---- Rows of bytes as they lie in memory: kBits and kDense -------------------------------------
 
 template <typename Block, typename Exec>
 BITEXPORT_BLOCK void copy_weight_rows(const ConvArgs& args, Exec& exec,
@@ -50,8 +49,7 @@ BITEXPORT_BLOCK void copy_weight_rows(const ConvArgs& args, Exec& exec,
   }
 }
 
-// ---- Sign words for registers: kSigns
-// -------------------------------------------------------------
+// ---- Sign words for registers: kSigns ----------------------------------------------------------
 
 // Reads a thread's sign words of a tile into registers. Where a plane of A ends, the taps begin
 // again: the terms of a float have the same weight. Past the end of K, A is zero and any word does.
@@ -90,8 +88,7 @@ BITEXPORT_BLOCK void store_sign_words(Exec& exec, std::uint32_t tile_at, int tid
   }
 }
 
-// ---- Codes: kCodes
-// --------------------------------------------------------------------------------
+// ---- Codes: kCodes -----------------------------------------------------------------------------
 
 // Weight `index` of a row of codes, a half.
 BITEXPORT_BLOCK std::uint16_t centroid_element(const CodebookArgs& codebook,
@@ -129,15 +126,17 @@ BITEXPORT_BLOCK Vector16 centroid_vector(const ConvArgs& args, const std::uint32
   return vector;
 }
 
-// Term 0 or 1 of eight halves, as eight bfloat16.
+// Term 0 or 1 of eight halves, as eight bfloat16. A half is finite where a codebook is.
 BITEXPORT_BLOCK Vector16 bfloat_term(const Vector16& halves, int term) {
   Vector16 vector = {};
   BITEXPORT_UNROLL
   for (int i = 0; i < 8; ++i) {
-    const auto half = static_cast<std::uint16_t>(halves.word[i / 2] >> (i % 2 * 16));
-    const BfloatTerms terms = split_to_bfloat(float_of_half(half));
-    vector.word[i / 2] |= static_cast<std::uint32_t>(term == 0 ? terms.term[0] : terms.term[1])
-                          << (i % 2 * 16);
+    const float value =
+        float_of_half(static_cast<std::uint16_t>(halves.word[i / 2] >> (i % 2 * 16)));
+    const std::uint32_t first = bits_of_float(value) & 0xFFFF0000u;
+    // The second term has at most 3 significant bits: nothing is cut off.
+    const std::uint32_t bits = term == 0 ? first : bits_of_float(value - float_of_bits(first));
+    vector.word[i / 2] |= bits >> 16 << (i % 2 * 16);
   }
   return vector;
 }
@@ -173,8 +172,7 @@ BITEXPORT_BLOCK void look_up_codes(const ConvArgs& args, Exec& exec,
   }
 }
 
-// ---- One call for all
-// -----------------------------------------------------------------------------
+// ---- One call for all --------------------------------------------------------------------------
 
 template <typename Block, typename Exec>
 BITEXPORT_BLOCK void produce_weights(const ConvArgs& args, Exec& exec,

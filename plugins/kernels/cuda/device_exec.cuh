@@ -11,10 +11,10 @@
 namespace bitexport {
 namespace cuda {
 
-// ---- MMA
-// ------------------------------------------------------------------------------------------ sm_75
-// has smaller shapes. Fragments are the same in bytes (fragments.h), so that the larger MMA is made
-// of two or four smaller ones on the same registers.
+// ---- MMA --------------------------------------------------------------------------------
+
+// sm_75 has smaller shapes. Fragments are the same in bytes (fragments.h), so that the larger MMA
+// is made of two or four smaller ones on the same registers.
 
 #define BITEXPORT_MMA_16(TYPES, CONSTRAINT, OPERANDS)                                            \
   asm volatile("mma.sync.aligned." TYPES                                                         \
@@ -72,8 +72,7 @@ __device__ __forceinline__ void mma(MmaOperands<Accumulator> o) {
 #undef BITEXPORT_MMA_8
 #undef BITEXPORT_MMA_16
 
-// ---- Copies into shared memory
-// --------------------------------------------------------------------
+// ---- Copies into shared memory -----------------------------------------------------------------
 
 // Copies `bytes` (0 to kBytes) and fills the rest of kBytes with zeros.
 template <int kBytes>
@@ -125,8 +124,7 @@ __device__ __forceinline__ void copy_to_shared(std::uint32_t to, const void* fro
 #endif
 }
 
-// ---- The block
-// ------------------------------------------------------------------------------------
+// ---- The block ---------------------------------------------------------------------------------
 
 template <typename Thread>
 class DeviceExec {

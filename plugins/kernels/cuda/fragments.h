@@ -28,7 +28,7 @@ inline constexpr int kMmaBytes = 32;  // along K
 // The unit that ldmatrix reads and that the swizzle moves.
 inline constexpr int kVectorBytes = 16;
 
-// ---- Shared memory tiles ------------------------------------------------------------------------
+// ---- Shared memory tiles -----------------------------------------------------------------------
 
 // Byte offset of 16-byte vector `vector` of row `row` in a tile with rows of kRowBytes (64 or 128).
 //
@@ -56,8 +56,7 @@ BITEXPORT_HD constexpr int staging_row(int lane_group, int step) {
   return (lane_group & 1) | (lane_group >> 1 & 3) << 3 | step << 1;
 }
 
-// ---- ldmatrix.x4: the row whose address a lane gives
-// ---------------------------------------------
+// ---- ldmatrix.x4: the row whose address a lane gives -------------------------------------------
 
 // Row and 16-byte half for an A fragment: matrices in the order of the registers.
 BITEXPORT_HD constexpr int a_row_of_lane(int lane) { return (lane & 7) + (lane >> 3 & 1) * 8; }
@@ -67,8 +66,7 @@ BITEXPORT_HD constexpr int a_half_of_lane(int lane) { return lane >> 4; }
 BITEXPORT_HD constexpr int b_column_of_lane(int lane) { return (lane & 7) + (lane >> 4) * 8; }
 BITEXPORT_HD constexpr int b_half_of_lane(int lane) { return lane >> 3 & 1; }
 
-// ---- Bits to numbers in registers
-// ----------------------------------------------------------------
+// ---- Bits to numbers in registers --------------------------------------------------------------
 
 // Bits `step`, 8 + step, 16 + step, 24 + step of a word as four bytes of 0 or 1.
 //

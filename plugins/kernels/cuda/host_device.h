@@ -90,7 +90,7 @@ BITEXPORT_HD float multiply_then_add(float scale, float value, float bias) {
 #endif
 }
 
-// ---- Numbers of 16 bits, as raw bits ------------------------------------------------------------
+// ---- Numbers of 16 bits, as raw bits -----------------------------------------------------------
 
 BITEXPORT_HD float float_of_half(std::uint16_t half) {
 #if defined(__CUDA_ARCH__)

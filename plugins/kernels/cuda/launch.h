@@ -4,7 +4,7 @@
 // returns cudaErrorInvalidValue for a problem or a tactic that it does not take, among them a
 // tactic that conv_tactics or gemm_tactics does not list for the current device.
 //
-// X, Y, residual, codebook and workspace are aligned to 16 bytes or more (cudaMalloc gives 256).
+// Pointers are aligned to 16 bytes, the workspace to 256, as what cudaMalloc gives.
 //
 // Accuracy. kBinary accumulates in integers; the epilogue multiplies, adds and adds in float32,
 // rounding after each, as the function body does, and a float16 result is rounded once more. The

@@ -72,8 +72,7 @@ BITEXPORT_BLOCK float element(const std::uint16_t* x, std::int64_t index) {
   return float_of_half(x[index]);
 }
 
-// ---- Units
-// ----------------------------------------------------------------------------------------
+// ---- Units -------------------------------------------------------------------------------------
 // make(args, at, group, unit, out): `at` is the offset of the pixel's channel 0.
 
 // 32 signs. NaN compares as below.
@@ -150,8 +149,7 @@ struct BfloatUnit {
   }
 };
 
-// ---- A tile of 32 pixels by 8 units
-// ---------------------------------------------------------------
+// ---- A tile of 32 pixels by 8 units ------------------------------------------------------------
 
 template <typename Unit>
 struct TransposeBlock {
@@ -209,8 +207,7 @@ BITEXPORT_BLOCK void transpose_tile(const PrologueArgs& args, Exec& exec, std::i
   });
 }
 
-// ---- NHWC8: the channels of a pixel are neighbours already
-// ----------------------------------------
+// ---- NHWC8: the channels of a pixel are neighbours already -------------------------------------
 
 // A thread makes one byte of the sign words from 16 bytes of X; both are coalesced. Groups begin at
 // a multiple of 8 channels, or there is one group.
@@ -256,8 +253,7 @@ BITEXPORT_BLOCK void binarize_bytes(const PrologueArgs& args, Exec& exec, std::i
   });
 }
 
-// ---- The table of corrections
-// ---------------------------------------------------------------------
+// ---- The table of corrections ------------------------------------------------------------------
 
 // A warp sums the words of one output channel, for each class of border that occurs.
 struct CorrectionsBlock {
@@ -323,8 +319,7 @@ BITEXPORT_BLOCK void write_corrections(const PrologueArgs& args, Exec& exec, std
   }
 }
 
-// ---- Codes to halves
-// ------------------------------------------------------------------------------
+// ---- Codes to halves ---------------------------------------------------------------------------
 
 // Vector `index` of [Co, taps, units].
 BITEXPORT_BLOCK void expand_codes(const ExpandArgs& args, std::int64_t index) {

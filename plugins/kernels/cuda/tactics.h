@@ -62,7 +62,7 @@ bool is_consistent(const ConvProblem& problem);
 int list_conv_tactics(const ConvProblem& problem, int compute_capability, int* tactics,
                       int capacity);
 
-// ---- From numbers to types --------------------------------------------------------------------
+// ---- From numbers to types ---------------------------------------------------------------------
 
 template <typename T>
 struct TypeTag {
