@@ -73,9 +73,10 @@ struct ConvBlock {
   static_assert(kRows % kWarpRows == 0 && kWarpRows % kLanes == 0, "slices of 32 rows are staged");
 
   // Blocks that a multiprocessor should hold by their registers: 16 warps leave each thread 128 of
-  // them. Looking up codes and expanding many rows of bits need more than that.
+  // them. Looking up codes, and many rows with bits expanded or narrow copies, need more.
   static constexpr bool kManyRegisters =
-      source == WeightSource::kCodes || (op == MmaOp::kBytes && kRowTiles > 2);
+      source == WeightSource::kCodes ||
+      (kRowTiles > 2 && (op == MmaOp::kBytes || chunk_bytes < kVectorBytes));
   static constexpr int kBlocksAtOnce = kManyRegisters ? 1 : 512 / kThreads;
 
   // Bytes of a row along K in one tile of A, MMAs along them, and copies for them.
