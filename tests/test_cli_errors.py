@@ -460,8 +460,12 @@ class TestFailures:
         """A comparison that fails ends with 3 and leaves the old file alone."""
         from bitexport import exporter
 
-        right = exporter.reference_logits
-        monkeypatch.setattr(exporter, "reference_logits", lambda *args: 2 * right(*args))
+        right = exporter.reference_outputs
+        monkeypatch.setattr(
+            exporter,
+            "reference_outputs",
+            lambda *args: {name: 2 * array for name, array in right(*args).items()},
+        )
         fails(3, "differs from the torch reference", source=checkpoint, output=output)
 
 

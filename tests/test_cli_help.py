@@ -13,7 +13,7 @@ from command_line import run
 
 from bitexport.cli import app
 
-COMMANDS = [c.callback.__name__ for c in app.registered_commands if c.callback is not None]
+COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
