@@ -26,6 +26,13 @@ def test_help_says_what_gives_an_example_and_names_the_common_options(name: str)
         assert option in text
 
 
+@pytest.mark.parametrize("arguments", [(), ("onnx",)])
+def test_without_arguments_the_help_comes_once(arguments: tuple[str, ...]) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == 2
+    assert (outcome.out + outcome.err).count("Usage:") == 1
+
+
 def test_short_help_is_the_long_one() -> None:
     assert run("-h").out == run("--help").out
 

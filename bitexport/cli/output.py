@@ -184,10 +184,12 @@ def _run(app: typer.Typer) -> NoReturn:
 def _fail_usage(error: Exception, debug: bool) -> NoReturn:
     """A usage error of the argument parser, in our one line; without arguments, the help."""
     context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        say(context.get_help() if context is not None else str(error))
-        sys.exit(2)
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        # With rich, typer printed the help as it made the error, and left no text in it.
+        if message:
+            say(message)
+        sys.exit(2)
     command = context.command_path if context is not None else "bitexport"
     what = " ".join(message.split()).rstrip(".")
     _fail(
