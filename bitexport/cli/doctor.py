@@ -11,6 +11,11 @@ from bitexport.cli.output import Debug, Json, print_json, stdout
 
 __all__ = ["doctor"]
 
+_NAMES = (
+    "ort is ONNX Runtime as it comes, ort-native the same with our kernels, reference the",
+    "evaluator of onnx, and tensorrt runner what runs the engines that tensorrt builds.",
+)
+
 
 def doctor(json: Json = False, debug: Debug = False) -> None:
     """Show what is installed and usable here, and the command that mends what is missing.
@@ -18,7 +23,7 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     Example: bitexport doctor
     """
     del debug
-    from bitexport.diagnosis import diagnose
+    from bitexport.diagnosis import NEEDED, diagnose
 
     found = diagnose()
     if json:
@@ -35,3 +40,10 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
         mark = "[green]ok[/green]" if item.ok else "[yellow]--[/yellow]"
         table.add_row(mark, item.name, escape(detail))
     stdout.print(table)
+    missing = [item.name for item in found if item.name in NEEDED and not item.ok]
+    if missing:
+        state = f"Mend first: {', '.join(missing)}."
+    else:
+        state = "Exporting, verifying and running on this CPU work; rows marked -- add the rest."
+    for line in ("", *_NAMES, state):
+        stdout.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -73,5 +73,6 @@ def _find(variable: str, filename: str, title: str) -> Path:
         f"the {title} is missing",
         got=f"no file {' or '.join(map(str, places))}",
         expected=filename,
-        fix=f"Build it from plugins/, and set {variable} to its path.",
+        fix=f"In a checkout run: {'make plugins' if 'TensorRT' in title else 'pip install .'}. "
+        f"Or name its path in {variable}.",
     )
