@@ -149,6 +149,7 @@ def _stage(
     (folder / "1").mkdir(parents=True)
     place = options.served_from or str(repository.absolute())
     if path.suffix.lower() in _ENGINE_SUFFIXES:
+        _refuse_rtx(path)
         library = plugin_library_path() if options.plugins else None
         (folder / "1" / "model.plan").write_bytes(_engine(path))
         source = path.with_suffix(".onnx")
@@ -190,6 +191,21 @@ def _engine(path: Path) -> bytes:
     if not data:
         raise _no_engine(path, f"{size} bytes")
     return data
+
+
+def _refuse_rtx(path: Path) -> None:
+    """Triton's backend is TensorRT; what stands beside the engine says which library wrote it."""
+    try:
+        description = json.loads(path.with_name(f"{path.name}.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    if isinstance(description, dict) and description.get("backend") == "tensorrt-rtx":
+        raise InputError(
+            f"{path}: Triton cannot run it",
+            got="an engine of TensorRT-RTX",
+            expected="one of TensorRT",
+            fix="Build it with `bitexport trt --backend tensorrt`, or serve the .onnx file.",
+        )
 
 
 def _no_engine(path: Path, got: object) -> InputError:

@@ -141,6 +141,17 @@ def test_engine(
     assert "plugins" not in (tmp_path / "none" / "net" / "config.pbtxt").read_text()
 
 
+def test_an_engine_of_tensorrt_rtx_is_refused(tmp_path: Path) -> None:
+    engine = tmp_path / "net.engine"
+    engine.write_bytes(b"engine")
+    (tmp_path / "net.engine.json").write_text('{"backend": "tensorrt-rtx"}')
+    outcome = run("triton", engine, "-o", tmp_path / "repo", "--no-plugins")
+    assert outcome.code == 2 and "an engine of TensorRT-RTX" in outcome.err
+    assert not (tmp_path / "repo").exists()
+    (tmp_path / "net.engine.json").write_text('{"backend": "tensorrt"}')
+    assert run("triton", engine, "-o", tmp_path / "repo", "--no-plugins").code == 0
+
+
 def test_all_or_nothing(model: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repo"
     damaged = tmp_path / "damaged.onnx"
