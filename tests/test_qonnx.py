@@ -256,6 +256,14 @@ def test_refusals_are_one_line(tmp_path, build, text):
     assert not (tmp_path / "m.onnx").exists()
 
 
+def test_what_was_exported_already_is_told_apart(tmp_path):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", typical(net))
+    assert run("onnx", path, "-o", tmp_path / "m.onnx").code == 0
+    again = run("onnx", tmp_path / "m.onnx", "-o", tmp_path / "n.onnx")
+    assert again.code == 4 and "is exported already" in again.err
+
+
 def test_options_of_checkpoints_do_not_apply(tmp_path):
     net = Network()
     path = net.save(tmp_path / "q.onnx", typical(net))

@@ -18,6 +18,7 @@ from bitexport.graph.passes.name_after_modules import SCOPES
 from bitexport.graph.quantizers import DOMAINS
 from bitexport.graph.read import read_onnx
 from bitexport.ops.bodies import OPSET
+from bitexport.ops.table import DOMAIN as OWN_DOMAIN
 
 __all__ = ["QonnxModel", "read_qonnx"]
 
@@ -79,6 +80,13 @@ def read_qonnx(path: Path) -> QonnxModel:
 def _require_quantizers(path: Path, model: onnx.ModelProto) -> None:
     domains = {node.domain for node in model.graph.node}
     foreign = sorted(domains - {"", "ai.onnx", *DOMAINS})
+    if foreign == [OWN_DOMAIN]:
+        raise UnsupportedModel(
+            f"{path}: is exported already",
+            got="a model with ops of ours",
+            expected="a checkpoint or a QONNX network",
+            fix="Use it as it is, with `bitexport inspect`, `verify`, `bench` or `trt`.",
+        )
     if foreign or not domains & set(DOMAINS):
         raise UnsupportedModel(
             f"{path}: not a QONNX network",
