@@ -144,7 +144,7 @@ def _of_shape(images: FloatArray, shape: ir.Shape | None) -> FloatArray:
             "the model cannot take the inputs",
             got=list(images.shape),
             expected=[n if n is not None else "N" for n in fixed],
-            fix="Give inputs of the model's shape.",
+            fix="Give inputs of the model's shape, or export it with --input-size for theirs.",
         )
     return images
 

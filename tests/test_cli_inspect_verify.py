@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from command_line import (
     logits,
     random_images,
     run,
+    save_codebooks,
     save_wrn,
     wrn_state,
 )
@@ -597,6 +599,17 @@ class TestDoctor:
         outcome = run("doctor")
         assert outcome.code == 0
         assert all(name in outcome.out for name in self.NAMES)
+        assert "on this CPU work" in outcome.out
+
+    def test_a_package_that_cannot_be_imported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "torch", None)  # import torch raises, as a broken one does
+        outcome = run("doctor", "--json")
+        assert outcome.code == 0, outcome.err
+        assert outcome.json["torch"]["ok"] is False
+        assert "cannot be imported" in outcome.json["torch"]["detail"]
+        assert "--force-reinstall torch" in outcome.json["torch"]["fix"]
+        assert outcome.json["GPU"]["ok"] is False
+        assert "Mend first: torch." in run("doctor").out
 
 
 def test_bytes_are_shown_by_kind(wrn: Export) -> None:
@@ -609,6 +622,14 @@ def test_bytes_are_shown_by_kind(wrn: Export) -> None:
     assert kinds["the rest"]["bytes"] > 0
     sizes = [kind["bytes"] for kind in found["kinds"]]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_more_than_one_bit_a_weight_is_explained(wrn: Export, tmp_path: Path) -> None:
+    said = "input channels fill words of 32 bits"
+    assert said in run("inspect", wrn.output).out  # 16 channels in its first layers
+    resnet = tmp_path / "resnet.pth"
+    save_codebooks(resnet)
+    assert said not in run("inspect", resnet, "--input-size", "32").out
 
 
 def test_two_files_side_by_side(wrn: Export, tmp_path: Path) -> None:

@@ -400,6 +400,16 @@ class TestZeroWeights:
         expected = self.reference(state_with_zeros, images)
         assert relative_error(logits(target, images), expected) < 1e-5
 
+    @pytest.mark.parametrize(
+        ("policy", "said"), [("exact", "a second convolution"), ("plus-one", "stored as +1")]
+    )
+    def test_people_are_told(self, zeros: Path, target: Path, policy: str, said: str) -> None:
+        options = ("--input-size", "16", "--no-verify", "--zero-weights", policy)
+        outcome = run("onnx", zeros, "-o", target, *options)
+        line = next(each for each in outcome.out.splitlines() if "zero weights" in each)
+        assert f"{sum(ZEROS.values())} in {len(ZEROS)} layers" in line
+        assert said in line
+
     def test_plus_one(self, zeros: Path, state_with_zeros: State, target: Path) -> None:
         options = ("--input-size", "16", "--zero-weights", "plus-one")
         record = exported(zeros, target, *options)

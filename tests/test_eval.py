@@ -175,8 +175,8 @@ def test_interval_is_where_the_score_test_turns(successes: int, trials: int) -> 
     ("arguments", "said"),
     [
         (["--dataset", "mnist"], "unknown data set"),
-        (["--dataset", "cifar100"], "needs a folder"),
-        (["--dataset", "imagefolder", "--data", "/nowhere"], "needs a folder"),
+        (["--dataset", "cifar100"], "needs a folder (got no --data"),
+        (["--dataset", "imagefolder", "--data", "/nowhere"], "got /nowhere, which is no folder"),
         (["--dataset", "digits", "--mean", "1,2"], "--mean"),
         (["--dataset", "digits", "--std", "1,0,1"], "--std"),
         (["--dataset", "digits", "--runtime", "abacus"], "abacus"),

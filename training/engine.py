@@ -45,7 +45,7 @@ def make_fabric(precision: str, device: str) -> Fabric:
             "training needs Lightning Fabric",
             got=error,
             expected="lightning-fabric 2.4 or newer",
-            fix="Run: pip install 'bitexport[train]'",
+            fix="In the checkout run: pip install -e '.[train]'",
         ) from error
     if precision not in PRECISIONS or device not in ("auto", "cpu", "cuda"):
         raise InputError(

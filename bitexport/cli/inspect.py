@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 _BAR_WIDTH = 24
+_BIT_OPS = ("SignConv", "BinaryConv", "BinaryConvAdd")
 
 
 def inspect(
@@ -38,7 +39,8 @@ def inspect(
 ) -> None:
     """Show a model's layers: how each weight is stored, how large it is, what it costs.
 
-    With two files, show what differs between their layers.
+    MACs are multiply-accumulates for one image, BOPs those on single bits. With two files, show
+    what differs between their layers.
 
     Example: bitexport inspect model.onnx
     """
@@ -134,6 +136,11 @@ def _print(found: Inspection) -> None:
             if layer.dense and layer.name in found.dense_reasons
         ),
     ]
+    if any(layer.op in _BIT_OPS and layer.bits_per_weight > 1 for layer in found.layers):
+        lines.append(
+            "more than 1 bit a weight: input channels fill words of 32 bits, and filters with "
+            "weights of exactly 0 are stored twice"
+        )
     for line in lines:
         stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["onnx"]
 
+_ZEROS = {
+    choices.ZeroWeightsChoice.exact: "exact by a second convolution of their filters "
+    "(--zero-weights plus-one stores them as +1: smaller, not exact)",
+    choices.ZeroWeightsChoice.plus_one: "stored as +1",
+}
+
 
 def onnx(
     checkpoint: choices.Checkpoint,
@@ -80,7 +86,7 @@ def onnx(
     if json:
         print_json(_as_json(report))
     else:
-        _print(report)
+        _print(report, zero_weights)
 
 
 def _as_json(report: ExportReport) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def _as_json(report: ExportReport) -> dict[str, Any]:
     }
 
 
-def _print(report: ExportReport) -> None:
+def _print(report: ExportReport, zero_weights: choices.ZeroWeightsChoice) -> None:
     kept = [r for r in report.records if r.rule == "fold-batch-norm" and not r.applied]
     folded = sum(r.rule == "fold-batch-norm" and r.applied for r in report.records)
     quantized = sum(not layer.dense for layer in report.layers)
@@ -127,7 +133,12 @@ def _print(report: ExportReport) -> None:
     ]
     if report.zero_weights:
         total = sum(report.zero_weights.values())
-        rows.append(("zero weights", f"{total} in {len(report.zero_weights)} layers"))
+        rows.append(
+            (
+                "zero weights",
+                f"{total} in {len(report.zero_weights)} layers, {_ZEROS[zero_weights]}",
+            )
+        )
     if report.verify is None:
         rows.append(("verified", "no (--no-verify)"))
     else:

@@ -222,9 +222,9 @@ def _folder(options: DataOptions) -> Path:
     if options.root is None or not options.root.is_dir():
         raise InputError(
             f"{options.name} needs a folder",
-            got=options.root or "no --data",
+            got="no --data" if options.root is None else f"{options.root}, which is no folder",
             expected="the folder of its files",
-            fix="Name it with --data.",
+            fix="Give its path with --data.",
         )
     return options.root
 
