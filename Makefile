@@ -46,6 +46,7 @@ docs: $(READY)
 
 # Installed again only when pyproject.toml or the native code changed.
 $(READY): pyproject.toml $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
+	@echo "Installing packages into $(VENV): minutes and gigabytes the first time, torch most of them."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]" --group dev

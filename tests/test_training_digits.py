@@ -134,11 +134,15 @@ def test_demo_prints_its_table_and_fails_below_the_accuracy(
         demo, "open_data", lambda options: really_open_data(replace(options, limit=64))
     )
 
+    monkeypatch.setenv("PATH", "/nowhere")  # as in a shell in which .venv was not activated
+
     code = run_demo(monkeypatch, "--epochs", "1", "--out", str(tmp_path / "out"))
 
     printed = capsys.readouterr()
     assert code == 3
     assert printed.out.count("360 of 360") == 2
+    program = Path(printed.out.split(" inspect ")[0].split()[-1])
+    assert Path.cwd() / program == Path(sys.executable).with_name("bitexport")
     assert printed.err.splitlines()[-1].startswith("error: the 1-bit network predicts too few")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "1bit",

@@ -8,7 +8,9 @@ Run ``python -m training.demo``; it needs no download and less than a minute.
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bitexport import export
-from bitexport.cli.output import Debug, progress, run, size, stdout
+from bitexport.cli.output import Debug, progress, run, say, size, stdout
 from bitexport.comparison import Comparison, Tolerance, compare_logits
 from bitexport.errors import ComparisonFailure, InputError
 from bitexport.files import check_writable
@@ -79,11 +81,13 @@ def demo(
     _make_folder(out)
     recipe = with_epochs(load_recipe("wrn20-10-1bit", "digits"), epochs)
     data = open_digits(recipe)
+    say("training the 1-bit network")
     trained = train_network(recipe, data, out / "1bit", seed=seed)
     with progress("exporting and verifying"):
         binary = export_and_run(trained, data, out / "digits-1bit.onnx")
     # Half the epochs are enough for a twin that has no signs to learn around.
     recipe = with_epochs(load_recipe("wrn20-10-float32", "digits"), max(1, epochs // 2))
+    say("training its float32 twin")
     trained = train_network(recipe, data, out / "float32", seed=seed)
     with progress("exporting and verifying"):
         twin = export_and_run(trained, data, out / "digits-float32.onnx")
@@ -212,9 +216,18 @@ def _remarks(binary: Outcome, images: int, seed: int, seconds: float) -> Text:
         "network was trained for half the epochs.",
         "",
         f"Done in {seconds:.0f} s with seed {seed}. Look inside the file:",
-        f"  bitexport inspect {binary.onnx}",
+        f"  {_program()} inspect {binary.onnx}",
     )
     return Text("\n".join(lines))
+
+
+def _program() -> str:
+    """What starts bitexport in the user's shell: its name, or its path where PATH lacks it."""
+    if shutil.which("bitexport") is not None:
+        return "bitexport"
+    program = Path(sys.executable).with_name("bitexport")
+    here = Path.cwd()
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)
 
 
 def _make_folder(out: Path) -> None:
