@@ -22,13 +22,13 @@ from bitexport.bench.cases import (
 from bitexport.bench.layers import PROFILED, layer_times
 from bitexport.bench.machine import load_warning, machine, versions
 from bitexport.bench.measure import Ratio, Timing, pinned, ratio_of, take_turns
-from bitexport.bench.memory import Footprint, footprint
 from bitexport.bench.record import LayerTime, Report, Run, Skip
 from bitexport.bench.roofline import Rates, measured_rates
 from bitexport.bench.subjects import read_subject
 from bitexport.errors import RuntimeFailure
 from bitexport.evaluation import Accuracy, evaluate
 from bitexport.runtimes import Runner, runtime_named
+from bitexport.runtimes.footprint import Footprint, footprint
 
 __all__ = ["BenchOptions", "bench"]
 
@@ -101,7 +101,7 @@ def _measured(
             )
             continue
         runners.append((case, runner))
-    footprints = _footprints([case for case, _ in runners], options, show)
+    footprints = _footprints([case for case, _ in runners], options, skipped, show)
     accuracies = [_accuracy(case, runner, options, show) for case, runner in runners]
     runs: list[Run] = []
     for index, batch in enumerate(options.batches):
@@ -144,24 +144,34 @@ def _with_accuracy(run: Run, found: Accuracy | None) -> Run:
     return replace(run, accuracy=found.top1, accuracy_low=low, accuracy_high=high)
 
 
-def _footprints(cases: list[Case], options: BenchOptions, show: Show) -> list[Footprint | None]:
+def _footprints(
+    cases: list[Case], options: BenchOptions, skipped: list[Skip], show: Show
+) -> list[Footprint | None]:
+    """What each case costs a process; None, and a word, for one that fails there."""
     if not options.memory:
         return [None] * len(cases)
     found: list[Footprint | None] = []
     for index, case in enumerate(cases):
         show(f"memory of {case.title}", 0.1 + 0.3 * index / len(cases))
-        subject = case.subject
-        found.append(
-            footprint(
-                case.runtime,
-                case.data,
-                subject.input_name,
-                subject.input_shape,
-                options.batches,
-                options.threads,
-            )
-        )
+        try:
+            found.append(_footprint(case, options))
+        except RuntimeFailure as error:
+            found.append(None)
+            reason = f"only its memory and load time: {error.got}"
+            skipped.append(Skip(case.subject.name, case.runtime, case.precision, reason, error.fix))
     return found
+
+
+def _footprint(case: Case, options: BenchOptions) -> Footprint:
+    subject = case.subject
+    return footprint(
+        case.runtime,
+        case.data,
+        subject.input_name,
+        subject.input_shape,
+        options.batches,
+        options.threads,
+    )
 
 
 def _within(show: Show, title: str, done: float, options: BenchOptions) -> Callable[[float], None]:

@@ -66,6 +66,8 @@ def bench(
     input_size: choices.InputSize = None,
     weights: choices.Weights = choices.PrecisionChoice.auto,
     activations: choices.Activations = choices.PrecisionChoice.auto,
+    zero_weights: choices.ZeroWeights = choices.ZeroWeightsChoice.exact,
+    zero_activations: choices.ZeroActivations = choices.ZeroActivationsChoice.auto,
     debug: Debug = False,
 ) -> None:
     """Measure latency, memory and size beside full precision, in turns.
@@ -94,6 +96,8 @@ def bench(
         export=ExportOptions(
             load=choices.load_options(family, arch, weights, activations),
             input_size=choices.parse_input_size(input_size),
+            zero_weights=zero_weights.value,
+            zero_activations=zero_activations.value,
             verify=False,
         ),
     )

@@ -1,9 +1,7 @@
 """Load time and peak memory of a model, measured in a process of its own.
 
-    python -m bitexport.bench.memory < job.json
-
-reads one job, prints one JSON object. The runtime is imported and the file read before the clock
-starts, so that what is counted is the model.
+That process reads one job as JSON, and prints one JSON object. The runtime is imported and the file
+read before the clock starts, so that what is counted is the model.
 """
 
 from __future__ import annotations
@@ -24,10 +22,15 @@ import numpy as np
 from bitexport.errors import RuntimeFailure
 from bitexport.runtimes import runtime_named
 
-__all__ = ["Footprint", "footprint"]
+__all__ = ["Footprint", "footprint", "work"]
 
 _RUNS = 3
 _TIMEOUT = 600
+# A new Python looks into the working directory first, where another bitexport may lie: the sources
+# of a checkout, without compiled libraries. So its path becomes ours before it imports anything.
+_WORKER = (
+    "import sys; sys.path[:] = sys.argv[1:]; from bitexport.runtimes.footprint import work; work()"
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ def footprint(
             "threads": threads,
         }
         try:
-            result = subprocess.run(
-                [sys.executable, "-m", "bitexport.bench.memory"],
+            result = subprocess.run(  # noqa: S603  (our own code and path)
+                [sys.executable, "-c", _WORKER, *sys.path],
                 input=json.dumps(job),
                 capture_output=True,
                 text=True,
@@ -90,7 +93,8 @@ def footprint(
     return Footprint(float(found["load_seconds"]), peaks)
 
 
-def _main() -> None:
+def work() -> None:
+    """The other process: do the job on stdin, and print what it took."""
     job: dict[str, Any] = json.load(sys.stdin)
     data = Path(job["model"]).read_bytes()
     runtime = runtime_named(job["runtime"])
@@ -124,7 +128,3 @@ def _forget_peak() -> None:
     """Start the peak anew, where the system lets us; otherwise it is that of all batches so far."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-if __name__ == "__main__":
-    _main()
