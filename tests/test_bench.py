@@ -255,8 +255,7 @@ def test_bench_refuses(
     assert outcome.err.count("\n") == 1 and not output.exists()
 
 
-def test_bench_of_an_engine_and_of_wrong_images(exported: dict[str, Path], tmp_path: Path) -> None:
-    assert run("bench", tmp_path / "net.engine").code == 1
+def test_bench_of_wrong_images(exported: dict[str, Path], tmp_path: Path) -> None:
     recording = tmp_path / "small.npz"
     np.savez(recording, input=random_images(2, 16, 16))
     outcome = run("bench", exported["trained"], "--inputs", recording)

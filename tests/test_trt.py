@@ -33,7 +33,7 @@ pytestmark = pytest.mark.rtx
 BATCH = ("--min-batch", "1", "--opt-batch", "4", "--max-batch", "8")
 KEYS = {
     *("bitexport_version", "backend", "backend_version", "sm", "precision", "bytes", "sha256"),
-    *("family", "arch", "input", "batch", "plugin_library", "layers", "engine_layers"),
+    *("family", "arch", "input", "outputs", "batch", "plugin_library", "layers", "engine_layers"),
     *("onnx_bytes", "source"),
 }
 # What TensorRT-RTX adds to the weights of a network of some twenty layers: kernels' descriptions.
@@ -124,6 +124,7 @@ def test_description(wrn: Path, tmp_path: Path) -> None:
     }
     assert (beside["family"], beside["arch"]) == ("wide-resnet", "wrn-8-1")
     assert beside["input"] == {"name": "input", "shape": [None, 3, 32, 32]}
+    assert beside["outputs"] == ["logits"]
     assert beside["batch"] == {"min": 1, "opt": 4, "max": 8}
     assert beside["plugin_library"] is None
     assert {x["name"]: x["weights"] for x in beside["layers"]} == {

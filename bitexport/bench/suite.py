@@ -27,13 +27,14 @@ from bitexport.bench.roofline import Rates, measured_rates
 from bitexport.bench.subjects import read_subject
 from bitexport.errors import RuntimeFailure
 from bitexport.evaluation import Accuracy, evaluate
-from bitexport.runtimes import Runner, runtime_named
+from bitexport.runtimes import Runner, load
 from bitexport.runtimes.footprint import Footprint, footprint
 
 __all__ = ["BenchOptions", "bench"]
 
 FloatArray = npt.NDArray[np.float32]
 _EVALUATION_BATCH = 32
+_NOTHING_RAN = "nothing was measured: nothing here runs the engine"
 Show = Callable[[str, float], None]
 
 
@@ -43,7 +44,7 @@ def bench(
     """Measure models beside their full-precision twins.
 
     Args:
-        paths: .onnx files and checkpoints.
+        paths: .onnx files, checkpoints and engines.
         options: See :class:`BenchOptions`.
         show: Called with what is being done and the share of the whole that is done.
 
@@ -65,7 +66,7 @@ def bench(
         rates = measured_rates(options.threads) if options.layers and runs else None
         if rates is not None:
             layers += _profiled(cases, options, rates, show)
-    if not runs:
+    if not runs and all(subject.engine is None for subject in subjects):
         reasons = "; ".join(f"{s.runtime}: {s.reason}" for s in skipped)
         raise RuntimeFailure(
             "nothing could be measured",
@@ -73,7 +74,7 @@ def bench(
             expected="a runtime that takes the model",
             fix=next((s.fix for s in skipped if s.fix), "See `bitexport doctor`."),
         )
-    warning = load_warning(found, options.threads)
+    warnings = [load_warning(found, options.threads) if runs else _NOTHING_RAN]
     return Report(
         machine=found,
         versions=versions(),
@@ -82,7 +83,7 @@ def bench(
         layers=tuple(layers),
         sizes={subject.name: subject.sizes() for subject in subjects},
         skipped=tuple(skipped),
-        warnings=() if warning is None else (warning,),
+        warnings=tuple(warning for warning in warnings if warning is not None),
     )
 
 
@@ -93,8 +94,8 @@ def _measured(
     for case in cases:
         show(f"loading {case.title}", 0.1)
         try:
-            runner = runtime_named(case.runtime).load(case.data, threads=options.threads)
-            runner.run(feed(case.subject, 1, options))
+            runner = load(case.runtime, case.built or case.data, threads=options.threads)
+            runner.run(feed(case.subject, case.batches[0], options))
         except RuntimeFailure as error:
             skipped.append(
                 Skip(case.subject.name, case.runtime, case.precision, error.got, error.fix)
@@ -103,28 +104,47 @@ def _measured(
         runners.append((case, runner))
     footprints = _footprints([case for case, _ in runners], options, skipped, show)
     accuracies = [_accuracy(case, runner, options, show) for case, runner in runners]
+    rows = [
+        (case, runner, cost, accuracy)
+        for (case, runner), cost, accuracy in zip(runners, footprints, accuracies, strict=True)
+    ]
     runs: list[Run] = []
     for index, batch in enumerate(options.batches):
-        calls = [_call(runner, feed(case.subject, batch, options)) for case, runner in runners]
+        taking = [each for each in rows if each[0].takes(batch)]
+        skipped += [_outside(case, batch) for case, *_ in rows if not case.takes(batch)]
+        calls = [_call(runner, feed(case.subject, batch, options)) for case, runner, *_ in taking]
         if not calls:
-            break
+            continue
         title = f"measuring {len(calls)} models in turns, batch {batch}"
         timings = take_turns(
             calls, options.duration, _within(show, title, index / len(options.batches), options)
         )
-        timed = list(zip((case for case, _ in runners), timings, strict=True))
+        timed = list(zip((case for case, *_ in taking), timings, strict=True))
         runs += [
             _with_accuracy(
                 _run(case, timing, _ratio(case, timing, timed), batch, options, cost), accuracy
             )
-            for (case, timing), cost, accuracy in zip(timed, footprints, accuracies, strict=True)
+            for (case, timing), (_, _, cost, accuracy) in zip(timed, taking, strict=True)
         ]
     return runs, []
 
 
+def _outside(case: Case, batch: int) -> Skip:
+    smallest, largest = case.batches
+    return Skip(
+        case.subject.name,
+        case.runtime,
+        case.precision,
+        f"batch {batch} is outside of its {smallest} to {largest}",
+        "Build the engine with other --min-batch and --max-batch.",
+    )
+
+
 def _accuracy(case: Case, runner: Runner, options: BenchOptions, show: Show) -> Accuracy | None:
-    """None where there is no data set, or the twin was never trained to compute anything."""
-    if options.data is None or not case.same_function:
+    """None where there is no data set, the twin was never trained, or it takes no short batch."""
+    smallest, largest = case.batches
+    # The last batch of a data set is a short one.
+    if options.data is None or not case.same_function or smallest > 1:
         return None
     subject = case.subject
     return evaluate(
@@ -132,7 +152,7 @@ def _accuracy(case: Case, runner: Runner, options: BenchOptions, show: Show) -> 
         subject.input_name,
         subject.output_name,
         labelled(subject, options.data),
-        batch=_EVALUATION_BATCH,
+        batch=min(_EVALUATION_BATCH, largest),
         show=lambda _: show(f"accuracy of {case.title}", 0.4),
     )
 
@@ -166,10 +186,10 @@ def _footprint(case: Case, options: BenchOptions) -> Footprint:
     subject = case.subject
     return footprint(
         case.runtime,
-        case.data,
+        case.built or case.data,
         subject.input_name,
         subject.input_shape,
-        options.batches,
+        [batch for batch in options.batches if case.takes(batch)],
         options.threads,
     )
 

@@ -25,7 +25,7 @@ _STDOUT = Path("-")
 
 def bench(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help=".onnx files and checkpoints.")
+        list[Path], typer.Argument(metavar="MODEL...", help=".onnx files, checkpoints, engines.")
     ],
     runtimes: Annotated[
         str | None,
@@ -147,7 +147,8 @@ def _print(report: Report) -> None:
     for line in wording.headline(report):
         stdout.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     headings = wording.columns(report)
-    stdout.print(_table(headings, [wording.row(report, run) for run in report.runs], text=3))
+    if report.runs:
+        stdout.print(_table(headings, [wording.row(report, run) for run in report.runs], text=3))
     for title, nodes in wording.layer_summaries(report):
         rows = [
             (x.name, x.op, x.bound, f"{x.ms:.3f} ms", f"{x.share:.0%}", f"{x.floor_ms:.3f} ms")

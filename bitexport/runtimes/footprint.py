@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bitexport.errors import RuntimeFailure
-from bitexport.runtimes import runtime_named
+from bitexport.runtimes import BuiltEngine, load, runtime_named
 
 __all__ = ["Footprint", "footprint", "work"]
 
@@ -49,23 +49,24 @@ class Footprint:
 
 def footprint(
     runtime: str,
-    data: bytes,
+    model: bytes | BuiltEngine,
     input_name: str,
     input_shape: tuple[int, int, int],
     batches: Sequence[int],
     threads: int,
 ) -> Footprint:
-    """Load and run a model in a fresh process.
+    """Load and run a model, or an engine, in a fresh process.
 
     Raises:
         RuntimeFailure: The process failed.
     """
     with tempfile.TemporaryDirectory(prefix="bitexport-") as folder:
-        path = Path(folder, "model.onnx")
-        path.write_bytes(data)
+        path = Path(folder, "model")
+        path.write_bytes(model if isinstance(model, bytes) else model.data)
         job = {
             "runtime": runtime,
             "model": str(path),
+            "engine": None if isinstance(model, bytes) else _needs(model),
             "input": input_name,
             "shape": input_shape,
             "batches": sorted(batches),
@@ -97,11 +98,11 @@ def work() -> None:
     """The other process: do the job on stdin, and print what it took."""
     job: dict[str, Any] = json.load(sys.stdin)
     data = Path(job["model"]).read_bytes()
-    runtime = runtime_named(job["runtime"])
-    runtime.availability().require()
+    runtime_named(job["runtime"]).availability().require()
+    model = data if job["engine"] is None else _engine(data, job["engine"])
     before = _status("VmRSS")
     started = time.perf_counter()
-    runner = runtime.load(data, threads=job["threads"])
+    runner = load(job["runtime"], model, threads=job["threads"])
     load_seconds = time.perf_counter() - started
     peaks = {}
     for batch in job["batches"]:
@@ -113,6 +114,16 @@ def work() -> None:
         if before is not None and peak is not None:
             peaks[batch] = max(0, peak - before)
     sys.stdout.write(json.dumps({"load_seconds": load_seconds, "peak_bytes": peaks}))
+
+
+def _needs(engine: BuiltEngine) -> dict[str, Any]:
+    library = engine.plugin_library
+    return {"plugin_library": None if library is None else str(library), "ops": engine.ops}
+
+
+def _engine(data: bytes, needs: dict[str, Any]) -> BuiltEngine:
+    library = needs["plugin_library"]
+    return BuiltEngine(data, None if library is None else Path(library), tuple(needs["ops"]))
 
 
 def _status(key: str) -> int | None:
