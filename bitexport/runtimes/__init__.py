@@ -15,7 +15,11 @@ from bitexport.runtimes.base import (
     Runtime,
 )
 from bitexport.runtimes.driver import first_gpu
-from bitexport.runtimes.libraries import op_library_path, plugin_library_path
+from bitexport.runtimes.libraries import (
+    cuda_op_library_path,
+    op_library_path,
+    plugin_library_path,
+)
 from bitexport.runtimes.ort import OnnxRuntime, session
 from bitexport.runtimes.plugin_nodes import without_functions
 from bitexport.runtimes.reference import ReferenceRuntime
@@ -38,6 +42,7 @@ __all__ = [
     "Runner",
     "Runtime",
     "TensorRTRTX",
+    "cuda_op_library_path",
     "engine_runtime",
     "first_gpu",
     "load",
