@@ -168,6 +168,22 @@ def test_models_still_run_where_nothing_can_run_cuda_kernels(library):
     assert np.array_equal(run(without_body(node, 4), feed, library), expected(node, feed["X"]))
 
 
+def test_a_session_falls_back_to_the_cpu_s_library(tmp_path, monkeypatch):
+    """As where the CUDA provider does not start, and ops that are for it hide the bodies."""
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has the CUDA execution provider")
+    useless = tmp_path / "libbitexport_ort_cuda.so"
+    useless.write_text("no library")
+    monkeypatch.setenv("BITEXPORT_CUDA_OP_LIBRARY", str(useless))
+    monkeypatch.setenv("BITEXPORT_OP_LIBRARY", str(native_nodes.library()))
+    node = unscaled(binary_node("BinaryConv", 40, 12, (3, 3), SAME))
+    feed = feed_of(node, (1, 40, 6, 6))
+    with pytest.warns(UserWarning, match=CUDA):
+        opened = gpu_session(without_body(node, 4))
+    assert opened.get_providers() == ["CPUExecutionProvider"]
+    assert np.array_equal(opened.run(None, feed)[0], expected(node, feed["X"]))
+
+
 # ---- On a GPU -----------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bitexport.errors import RuntimeFailure
 from bitexport.runtimes.base import Arrays, Availability
+from bitexport.runtimes.driver import first_gpu
 from bitexport.runtimes.libraries import cpu_kernel, cuda_op_library_path, op_library_path
 
 __all__ = ["OnnxRuntime", "profiling_session", "session"]
@@ -46,6 +47,10 @@ class OnnxRuntime:
         if self._cuda:
             if _CUDA not in onnxruntime.get_available_providers():
                 return Availability(self.name, False, f"{detail} without {_CUDA}", _CUDA_FIX)
+            if first_gpu() is None:
+                return Availability(
+                    self.name, False, f"{detail}, but no GPU", "Look at nvidia-smi."
+                )
             library = _cuda_library()
             how = "function bodies" if library is None else str(library)
             return Availability(self.name, True, f"{detail} with {how}")
@@ -95,7 +100,19 @@ def session(
     Raises:
         RuntimeFailure: The op library is missing, or ONNX Runtime refuses the model.
     """
-    return _open(model, _options(threads, spinning), native, providers)
+    cuda = _cuda_library() if native and _CUDA in (providers or ()) else None
+    if cuda is None:
+        library = op_library_path() if native else None
+        return _open(model, _options(threads, spinning), library, providers)
+    try:
+        return _open(model, _options(threads, spinning), cuda, providers)
+    except RuntimeFailure:
+        # Where the provider does not start, ONNX Runtime goes on with the CPU, from which ops that
+        # are registered for CUDA hide their bodies.
+        found = _open(model, _options(threads, spinning), op_library_path(), providers)
+        if _CUDA in found.get_providers():
+            raise
+        return found
 
 
 def profiling_session(model: bytes, native: bool, threads: int, prefix: str) -> Any:  # noqa: ANN401
@@ -107,7 +124,7 @@ def profiling_session(model: bytes, native: bool, threads: int, prefix: str) -> 
     options = _options(threads, spinning=False)
     options.enable_profiling = True
     options.profile_file_prefix = prefix
-    return _open(model, options, native, None)
+    return _open(model, options, op_library_path() if native else None, None)
 
 
 def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
@@ -124,12 +141,11 @@ def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
 def _open(
     model: bytes | str,
     options: Any,  # noqa: ANN401
-    native: bool,
+    library: Path | None,
     providers: list[str] | None,
 ) -> Any:  # noqa: ANN401
     import onnxruntime
 
-    library = _library(providers) if native else None
     try:
         if library is not None:
             options.register_custom_ops_library(str(library))
@@ -141,11 +157,6 @@ def _open(
             expected="a model that loads",
             fix="Check the file with `bitexport inspect`.",
         ) from error
-
-
-def _library(providers: list[str] | None) -> Path:
-    cuda = _cuda_library() if _CUDA in (providers or ()) else None
-    return op_library_path() if cuda is None else cuda
 
 
 def _cuda_library() -> Path | None:
