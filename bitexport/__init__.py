@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from bitexport.families import LoadedModel, LoadOptions, load
     from bitexport.importer import import_qonnx
     from bitexport.layers import register_layer
-    from bitexport.runtimes import op_library_path, plugin_library_path, session
+    from bitexport.runtimes import (
+        cuda_op_library_path,
+        op_library_path,
+        plugin_library_path,
+        session,
+    )
 
 __all__ = [
     "BitexportError",
@@ -26,6 +31,7 @@ __all__ = [
     "LoadOptions",
     "LoadedModel",
     "__version__",
+    "cuda_op_library_path",
     "export",
     "import_qonnx",
     "load",
@@ -41,6 +47,7 @@ _HOMES = {
     "ExportReport": "exporter",
     "LoadOptions": "families",
     "LoadedModel": "families",
+    "cuda_op_library_path": "runtimes",
     "export": "exporter",
     "import_qonnx": "importer",
     "load": "families",

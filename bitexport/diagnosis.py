@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Callable
 from importlib import import_module, metadata
+from pathlib import Path
 
 from bitexport import __version__
 from bitexport.errors import RuntimeFailure
@@ -12,6 +14,7 @@ from bitexport.runtimes import (
     ENGINE_BUILDERS,
     RUNTIMES,
     Availability,
+    cuda_op_library_path,
     plugin_library_path,
 )
 
@@ -29,7 +32,8 @@ def diagnose() -> list[Availability]:
         *(_package(name) for name in ("torch", "torchvision", "onnx", "numpy")),
         *(runtime.availability() for runtime in RUNTIMES),
         *(builder.availability() for builder in ENGINE_BUILDERS),
-        _plugin_library(),
+        _library("TensorRT plugin library", plugin_library_path),
+        _library("CUDA op library", cuda_op_library_path),
         _gpu(),
         _nvcc(),
     ]
@@ -48,10 +52,9 @@ def _package(name: str) -> Availability:
     return Availability(name, True, version)
 
 
-def _plugin_library() -> Availability:
-    name = "TensorRT plugin library"
+def _library(name: str, find: Callable[[], Path]) -> Availability:
     try:
-        return Availability(name, True, str(plugin_library_path()))
+        return Availability(name, True, str(find()))
     except RuntimeFailure as error:
         return Availability(name, False, error.got, error.fix)
 

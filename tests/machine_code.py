@@ -17,6 +17,10 @@ INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)(
 BLOCK = re.compile(r"ConvBlockILNS\w+?5MmaOpE(\d)ELNS\w+?12WeightSourceE(\d)ELi(\d+)ELi(\d+)E")
 
 
+# How CMake is told to compile the kernels for one GPU.
+ONE_GPU = ("-DBITEXPORT_CUDA=ON", "-DBITEXPORT_CUDA_ARCHITECTURES=90a-real")
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One kernel as machine code.

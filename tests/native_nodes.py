@@ -7,18 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import plugins_build
+import tensorrt_headers
 from single_node import expected, model_of, with_residual
 
 from bitexport.ops.nodes import NodeData, node_data
 from bitexport.spec import BinaryConvSpec, ConvGeometry
 
 SEED = 11
-WITHOUT_TESTS = "-DBUILD_TESTING=OFF"
 
 
 def library() -> Path:
     """The op library of these sources; the installed one may be older."""
-    return plugins_build.build("ort", WITHOUT_TESTS) / "libbitexport_ort.so"
+    return built("bitexport_ort")
+
+
+def built(target: str) -> Path:
+    """An op library: this one, or where CUDA's headers are the double of its CUDA side."""
+    include = tensorrt_headers.cuda_include()
+    options = [] if include is None else [f"-DCUDA_INCLUDE={include}"]
+    folder = plugins_build.configure("ort", *options)
+    return plugins_build.build_targets(folder, target) / f"lib{target}.so"
 
 
 def binary_node(

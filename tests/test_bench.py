@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from bitexport.graph import LoweringOptions, capture, lower
 from bitexport.graph.dense import to_dense
 from bitexport.graph.read import read_onnx
 from bitexport.layers import BinaryConv2d
+from bitexport.runtimes.footprint import footprint
 from bitexport.runtimes.ort_int8 import static_int8
 
 RUN_KEYS = {"model", "runtime", "precision", "batch", "threads", "median_ms", "p90_ms", "p99_ms"}
@@ -253,12 +255,46 @@ def test_bench_refuses(
     assert outcome.err.count("\n") == 1 and not output.exists()
 
 
-def test_bench_of_an_engine_and_of_wrong_images(exported: dict[str, Path], tmp_path: Path) -> None:
-    assert run("bench", tmp_path / "net.engine").code == 1
+def test_bench_of_wrong_images(exported: dict[str, Path], tmp_path: Path) -> None:
     recording = tmp_path / "small.npz"
     np.savez(recording, input=random_images(2, 16, 16))
     outcome = run("bench", exported["trained"], "--inputs", recording)
     assert outcome.code == 2 and "cannot take the images" in outcome.err
+
+
+@pytest.fixture
+def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with modules of our names, as a checkout has them."""
+    for name in ("bitexport", "json", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('the wrong {name}')")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_memory_is_measured_with_our_own_package(
+    exported: dict[str, Path], other_package: Path
+) -> None:
+    data = exported["trained"].read_bytes()
+    for runtime in ("ort", "ort-native"):
+        found = footprint(runtime, data, "input", (3, 32, 32), [1], 1)
+        assert found.load_seconds > 0 and found.peak_bytes[1] > 0
+    # An editable install finds bitexport before the working directory, but not numpy.
+    other = subprocess.run(
+        [sys.executable, "-c", "import numpy"], capture_output=True, text=True, check=False
+    )
+    assert "the wrong numpy" in other.stderr
+
+
+def test_memory_that_cannot_be_measured_is_left_out(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    options = ["--duration", "0", "--precisions", "fp32", "--runtimes", "ort", "--json", "-"]
+    record = run("bench", exported["trained"], *options).json
+    assert [run["peak_memory_bytes"] for run in record["runs"]] == [None, None]
+    assert [(s["runtime"], s["fix"]) for s in record["skipped"] if "memory" in s["reason"]] == [
+        ("ort", "Leave it out with --no-memory.")
+    ] * 2
 
 
 def report(model: str = "net.onnx") -> Report:

@@ -582,6 +582,7 @@ class TestDoctor:
     NAMES = frozenset(
         {"python", "torch", "torchvision", "onnx", "numpy", "ort", "ort-native", "reference"}
         | {"tensorrt", "tensorrt-rtx", "TensorRT plugin library", "GPU", "nvcc"}
+        | {"CUDA op library", "tensorrt-rtx runner"}
     )
 
     def test_json(self) -> None:

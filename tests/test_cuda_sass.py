@@ -96,8 +96,7 @@ def test_library_builds_and_links_for_one_gpu() -> None:
     """The whole library, warnings as errors, and its launchers' answers without a GPU."""
     if machine_code.nvcc() is None:
         pytest.skip("no nvcc here: the CUDA kernels are not compiled")
-    options = ("-DBITEXPORT_CUDA=ON", "-DBITEXPORT_CUDA_ARCHITECTURES=90a-real")
-    folder = plugins_build.configure("cuda", *options, "-DBITEXPORT_ORT=OFF")
+    folder = plugins_build.configure("cuda", *machine_code.ONE_GPU)
     build = [plugins_build.tool("cmake"), "--build", folder, "--parallel", plugins_build.JOBS]
     plugins_build.run([*build, "--target", "test_cuda_launch"])
     assert " 0 failures" in plugins_build.run([folder / "tests" / "test_cuda_launch"])

@@ -19,7 +19,7 @@ import onnx
 import plugins_build
 import pytest
 from native_models import run_folder, save
-from native_nodes import SEED, WITHOUT_TESTS, binary_node, feed_of, unscaled
+from native_nodes import SEED, binary_node, feed_of, unscaled
 from onnx import helper, numpy_helper
 from single_node import expected, model_of
 
@@ -192,7 +192,7 @@ def test_a_wrong_node_is_refused_by_name(answers, name):
 
 
 def test_refusals_are_clean_under_sanitizers(models, answers, tmp_path):
-    options = (WITHOUT_TESTS, *plugins_build.SANITIZE_OPTIONS)
+    options = ("-DBUILD_TESTING=OFF", *plugins_build.SANITIZE_OPTIONS)
     folder = plugins_build.configure("ort-sanitized", *options)
     compiler = plugins_build.compiler(folder)
     reason = plugins_build.why_no_sanitizers(compiler, plugins_build.SANITIZERS, tmp_path)

@@ -13,7 +13,7 @@ from single_node import expected, model_of, with_residual
 from bitexport.ops.nodes import NodeData, node_data
 from bitexport.ops.table import OPS
 from bitexport.runtimes import EngineOptions
-from bitexport.runtimes.tensorrt_rtx import TensorRTRTX, _import
+from bitexport.runtimes.tensorrt_rtx import TensorRTRTX
 from bitexport.spec import (
     BinaryConvSpec,
     CodebookConvSpec,
@@ -126,7 +126,7 @@ def test_nan_compares_as_minus_one():
 def test_tensorrt_rtx_sees_the_right_output_shape(op, channels, kernel, geometry):
     """Its parser ignores strides and dilations inside functions; the bodies make up for it."""
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-    assert trt is _import() or trt.__version__
+    assert trt is TensorRTRTX().module() or trt.__version__
     node = conv_node(op, channels, kernel, geometry)
     feed = activations(node, channels)
     model = model_of(node, 4)

@@ -149,7 +149,10 @@ def test_what_gpu_test_runs() -> None:
         "the matrix of shapes",
         "compute-sanitizer memcheck",
         "compute-sanitizer racecheck",
+        "ONNX Runtime's CUDA provider",
     ]
-    for title, command in gpu_test.commands("compute-sanitizer", 5):
+    *native, (_, onnxruntime) = gpu_test.commands("compute-sanitizer", 5)
+    assert Path(onnxruntime[-1]).is_file() and onnxruntime[-3:-1] == ["-m", "gpu"]
+    for title, command in native:
         assert str(gpu_test.PROGRAM) in command
         assert ("--error-exitcode" in command) == ("sanitizer" in title)

@@ -23,6 +23,7 @@ from command_line import (
     run,
     run_process,
     save_wrn,
+    wrn_state,
 )
 from family_networks import BINARY, NAMES, export_family
 
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.rtx
 BATCH = ("--min-batch", "1", "--opt-batch", "4", "--max-batch", "8")
 KEYS = {
     *("bitexport_version", "backend", "backend_version", "sm", "precision", "bytes", "sha256"),
-    *("family", "arch", "input", "batch", "plugin_library", "layers", "engine_layers"),
+    *("family", "arch", "input", "outputs", "batch", "plugin_library", "layers", "engine_layers"),
     *("onnx_bytes", "source"),
 }
 # What TensorRT-RTX adds to the weights of a network of some twenty layers: kernels' descriptions.
@@ -123,6 +124,7 @@ def test_description(wrn: Path, tmp_path: Path) -> None:
     }
     assert (beside["family"], beside["arch"]) == ("wide-resnet", "wrn-8-1")
     assert beside["input"] == {"name": "input", "shape": [None, 3, 32, 32]}
+    assert beside["outputs"] == ["logits"]
     assert beside["batch"] == {"min": 1, "opt": 4, "max": 8}
     assert beside["plugin_library"] is None
     assert {x["name"]: x["weights"] for x in beside["layers"]} == {
@@ -162,6 +164,23 @@ def test_checkpoint_is_exported_first(tmp_path: Path) -> None:
         "wrn.engine.json",
         "wrn.pth.tar",
     ]
+
+
+def test_zeros_of_a_checkpoint_are_treated_as_told(tmp_path: Path) -> None:
+    state = wrn_state()
+    state["group1.block0.conv0"][0, :2, 0, 0] = 0
+    checkpoint = save_wrn(tmp_path / "zeros.pth.tar", state)
+    options = (checkpoint, "--backend", "tensorrt-rtx", "--input-size", "16")
+    engine = tmp_path / "zeros.engine"
+    refused = run("trt", *options, "-o", engine, "--zero-weights", "refuse")
+    assert refused.code == 4 and "2 zero weights" in refused.err and not engine.exists()
+    counts = {}
+    for policy in ("exact", "plus-one"):
+        saved = tmp_path / f"{policy}.onnx"
+        built(*options, "-o", engine, "--no-verify", "--zero-weights", policy, "--save-onnx", saved)
+        counts[policy] = [node.op_type for node in onnx.load(saved).graph.node].count("Conv")
+    # A layer that keeps its zeros is the mean of two.
+    assert counts["exact"] == counts["plus-one"] + 1
 
 
 def test_default_name(wrn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from bitexport.bench.twins import PRECISIONS, twins_of
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.evaluation import DataOptions, LabelledImages, open_images
 from bitexport.exporter import ExportOptions
-from bitexport.runtimes import ENGINE_BUILDERS, RUNTIMES, runtime_named
+from bitexport.runtimes import RUNTIMES, BuiltEngine, runtime_named
 
 __all__ = [
     "CALIBRATION_IMAGES",
@@ -83,7 +84,7 @@ class Case:
         subject: The given model.
         runtime: Name of the runtime.
         precision: Of the given model, or of its twin.
-        data: Serialized ModelProto that is run.
+        data: Serialized ModelProto, or engine, that is run.
         is_subject: The given model itself, rather than a twin.
         same_function: It computes what the given model computes, up to rounding.
     """
@@ -94,6 +95,23 @@ class Case:
     data: bytes
     is_subject: bool
     same_function: bool
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """The smallest and the largest batch that it takes."""
+        engine = self.subject.engine if self.is_subject else None
+        return (1, sys.maxsize) if engine is None else engine.batches
+
+    def takes(self, batch: int) -> bool:
+        """Whether it runs on so many images at once."""
+        smallest, largest = self.batches
+        return smallest <= batch <= largest
+
+    @property
+    def built(self) -> BuiltEngine | None:
+        """The engine that is run, where the given model is one."""
+        engine = self.subject.engine if self.is_subject else None
+        return None if engine is None else engine.engine
 
     @property
     def title(self) -> str:
@@ -114,13 +132,6 @@ def usable_runtimes(options: BenchOptions, skipped: list[Skip]) -> list[str]:
             skipped.append(Skip("", runtime.name, "", state.detail, state.fix))
         elif runtime.name not in _NOT_BY_DEFAULT:
             names.append(runtime.name)
-    for builder in ENGINE_BUILDERS:
-        if builder.name not in {runtime.name for runtime in RUNTIMES}:
-            state = builder.availability()
-            reason = (
-                f"{state.detail} builds engines and does not run them" if state.ok else state.detail
-            )
-            skipped.append(Skip("", builder.name, "", reason, state.fix))
     return names
 
 
@@ -135,6 +146,8 @@ def cases_of(
         options: See :class:`BenchOptions`.
         skipped: Grows by what is left out, and why.
     """
+    if subject.engine is not None:
+        return _engine_cases(subject, subject.engine.backend, runtimes, options, skipped)
     images = _calibration(subject, options)
     offered = {name: _PRECISIONS.get(name, _ELSEWHERE) for name in runtimes}
     needed = [p for p in options.precisions if any(p in each for each in offered.values())]
@@ -156,6 +169,35 @@ def cases_of(
             for p in options.precisions
             if p not in offered[name]
         )
+    return cases
+
+
+def _engine_cases(
+    subject: Subject,
+    backend: str,
+    runtimes: Sequence[str],
+    options: BenchOptions,
+    skipped: list[Skip],
+) -> list[Case]:
+    """An engine in its own library, beside the twins that the library builds itself."""
+    if backend not in runtimes:
+        state = runtime_named(backend).availability()
+        reason = "not among --runtimes" if state.ok else state.detail
+        skipped.append(Skip(subject.name, backend, subject.precision, reason, state.fix))
+        return []
+    cases = [Case(subject, backend, subject.precision, subject.data, True, True)]
+    if subject.graph is None:
+        fix = "Keep the file where it was, or beside the engine."
+        skipped.append(Skip(subject.name, backend, "twins", subject.without_twins, fix))
+        return cases
+    offered = [p for p in options.precisions if p in _ELSEWHERE]
+    skipped.extend(
+        Skip(subject.name, backend, p, f"{backend} {_WITHOUT}", "")
+        for p in options.precisions
+        if p not in offered
+    )
+    for twin in twins_of(subject, offered, []):
+        cases.append(Case(subject, backend, twin.precision, twin.data, False, twin.same_function))
     return cases
 
 

@@ -28,8 +28,7 @@ def html(report: Report) -> str:
         *_against_batch(report),
         *_sizes(report),
         *_layers(report),
-        "<h2>All figures</h2>",
-        _table(wording.columns(report), [wording.row(report, run) for run in report.runs]),
+        *_figures(report),
         "<h2>How it was measured</h2>",
         _list([*wording.machine_lines(report), *wording.skip_lines(report)], "method"),
         "<p>Models took turns, so that a slow moment met all of them. A speed-up is shown only "
@@ -43,7 +42,14 @@ def html(report: Report) -> str:
     )
 
 
+def _figures(report: Report) -> list[str]:
+    rows = [wording.row(report, run) for run in report.runs]
+    return ["<h2>All figures</h2>", _table(wording.columns(report), rows)] if rows else []
+
+
 def _latency(report: Report) -> list[str]:
+    if not report.runs:
+        return []
     parts = [
         "<h2>Latency</h2><p>Median; the line spans the fastest run to the 90th percentile.</p>"
     ]
@@ -95,7 +101,8 @@ def _sizes(report: Report) -> list[str]:
         )
         for (model, precision), run in files.items()
     ]
-    parts = ["<h2>Size on disk</h2>", bars(rows), "<h3>What the file holds</h3>"]
+    parts = ["<h2>Size on disk</h2>", *([bars(rows)] if rows else [])]
+    parts.append("<h3>What the file holds</h3>")
     kinds = list(dict.fromkeys(kind for sizes in report.sizes.values() for kind in sizes))
     stacked = [
         (

@@ -16,7 +16,8 @@ def markdown(report: Report) -> str:
     """Headline, table, slowest nodes, machine."""
     parts = ["# Benchmark", "\n".join(f"- {_escaped(x)}" for x in wording.headline(report))]
     rows = [wording.row(report, run) for run in report.runs]
-    parts.append(_table(wording.columns(report), rows))
+    if rows:
+        parts.append(_table(wording.columns(report), rows))
     for title, layers in wording.layer_summaries(report):
         parts.append(f"## {_escaped(title)}: slowest nodes")
         parts.append(

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["LayerTime", "Report", "Run", "Skip"]
+__all__ = ["ENGINE_PART", "LayerTime", "Report", "Run", "Skip"]
+
+# The kind of content that an engine has; it does not tell its parts.
+ENGINE_PART = "engine"
 
 
 @dataclass(frozen=True)

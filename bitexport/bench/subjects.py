@@ -1,15 +1,17 @@
-"""What is measured: a checkpoint or an .onnx file, ready to run, and its layers."""
+"""What is measured: a checkpoint, an .onnx file or an engine, ready to run, and its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
+from bitexport.bench.record import ENGINE_PART
 from bitexport.checkpoint import read_checkpoint
-from bitexport.errors import RuntimeFailure
+from bitexport.engines import EngineFile, is_engine, read_engine
+from bitexport.errors import BitexportError
 from bitexport.exporter import ExportOptions, lowered_model
 from bitexport.families import load_model
 from bitexport.graph import LayerInfo, computes_in_float16
@@ -17,7 +19,9 @@ from bitexport.graph.read import checked_layers, classifier_of, read_onnx
 
 __all__ = ["Subject", "read_subject"]
 
-_ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+_DENSE, _HALF = "fp32", "fp16"
+# Prefix of an op_type -> what a model with such a layer is called; the first that fits.
+_KINDS = {"BinaryConv": "1-bit", "SignConv": "1-bit weights", "Codebook": "codebook"}
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,21 @@ class Subject:
 
     Attributes:
         name: The file's name.
-        graph: Its graph; never changed, twins are made from a copy.
-        data: Serialized ModelProto.
+        graph: Its graph; never changed, twins are made from a copy. That of an engine's source;
+            None where it is not at hand.
+        data: Serialized ModelProto, or engine.
         precision: "1-bit weights", "1-bit", "codebook", "fp32" or "fp16".
         input_name: Its only input.
         output_name: Its only output.
         input_shape: (C, H, W).
         preprocessing: JSON: what its training did to a pixel; "" where the file does not say.
         layers: As they are stored.
+        engine: What it is where it is an engine.
+        without_twins: Why an engine has no twins.
     """
 
     name: str
-    graph: ir.Model
+    graph: ir.Model | None
     data: bytes
     precision: str
     input_name: str
@@ -45,9 +52,13 @@ class Subject:
     input_shape: tuple[int, int, int]
     preprocessing: str
     layers: tuple[LayerInfo, ...]
+    engine: EngineFile | None = None
+    without_twins: str = ""
 
     def sizes(self) -> Mapping[str, int]:
         """Kind of content -> bytes in the file; they sum up to the file."""
+        if self.engine is not None or self.graph is None:
+            return {ENGINE_PART: len(self.data)}
         kinds: dict[str, int] = {}
         for layer in self.layers:
             kinds[layer.op] = kinds.get(layer.op, 0) + layer.stored_bytes
@@ -65,26 +76,20 @@ class Subject:
 
 
 def read_subject(path: Path, options: ExportOptions) -> Subject:
-    """Open an .onnx file by its suffix, or export a checkpoint in memory.
+    """Open an .onnx file or an engine by its suffix, or export a checkpoint in memory.
 
     Args:
         path: The file.
         options: How a checkpoint is to be exported; nothing is verified here.
 
     Raises:
-        InputError: The file cannot be read, or is no image classifier.
+        InputError: The file cannot be read, is no image classifier, or is an engine that does not
+            fit its description.
         UnsupportedModel: It is a checkpoint of no known model.
-        RuntimeFailure: It is an engine, and nothing here runs engines.
     """
-    suffix = path.suffix.lower()
-    if suffix in _ENGINE_SUFFIXES:
-        raise RuntimeFailure(
-            f"{path}: no runtime here runs engines",
-            got="an engine file",
-            expected="a GPU with TensorRT, or an .onnx file or a checkpoint",
-            fix="Give the .onnx file that the engine was built from.",
-        )
-    if suffix == ".onnx":
+    if is_engine(path):
+        return _engine_subject(path, options)
+    if path.suffix.lower() == ".onnx":
         graph, data = read_onnx(path)
         layers = tuple(checked_layers(graph, path))
     else:
@@ -106,15 +111,54 @@ def read_subject(path: Path, options: ExportOptions) -> Subject:
     )
 
 
+def _engine_subject(path: Path, options: ExportOptions) -> Subject:
+    """An engine, with the graph of the file that it was built from to make twins of."""
+    engine = read_engine(path)
+    source: Subject | None = None
+    without = f"{engine.source_name}, which it was built from, is gone or has changed"
+    if engine.source is not None:
+        try:
+            source = read_subject(engine.source, options)
+        except BitexportError as error:
+            without = str(error)
+    half = engine.precision == "float16"
+    return Subject(
+        name=path.name,
+        graph=None if source is None else source.graph,
+        data=engine.engine.data,
+        precision=_kind(engine.ops, half) if source is None else _as_built(source.precision, half),
+        input_name=engine.input_name,
+        output_name=engine.output_name,
+        input_shape=engine.input_shape,
+        preprocessing="" if source is None else source.preprocessing,
+        layers=() if source is None else source.layers,
+        engine=engine,
+        without_twins="" if source is not None else without,
+    )
+
+
 def _precision(graph: ir.Model, layers: tuple[LayerInfo, ...]) -> str:
-    ops = {layer.op for layer in layers}
-    half = " fp16" if computes_in_float16(graph) else ""
-    if any(op.startswith("BinaryConv") for op in ops) or any(x.binary_activations for x in layers):
-        return f"1-bit{half}"
-    if "SignConv" in ops:
-        return f"1-bit weights{half}"
-    if any(op.startswith("Codebook") for op in ops):
-        return f"codebook{half}"
-    if "bitexport.layers" in graph.metadata_props:
-        return f"plain{half}"
-    return half.strip() or "fp32"
+    half = computes_in_float16(graph)
+    if any(layer.binary_activations for layer in layers):
+        return _labelled("1-bit", half)
+    kind = _kind([layer.op for layer in layers], half)
+    plain = "bitexport.layers" in graph.metadata_props and kind in (_DENSE, _HALF)
+    return _labelled("plain", half) if plain else kind
+
+
+def _kind(ops: Sequence[str], half: bool) -> str:
+    for prefix, kind in _KINDS.items():
+        if any(op.startswith(prefix) for op in ops):
+            return _labelled(kind, half)
+    return _HALF if half else _DENSE
+
+
+def _labelled(kind: str, half: bool) -> str:
+    return f"{kind} {_HALF}" if half else kind
+
+
+def _as_built(precision: str, half: bool) -> str:
+    """The precision of an engine, whose builder may have been told to compute in float16."""
+    if not half or precision.endswith(_HALF):
+        return precision
+    return _HALF if precision == _DENSE else _labelled(precision, half)

@@ -22,18 +22,19 @@ from bitexport.bench.cases import (
 from bitexport.bench.layers import PROFILED, layer_times
 from bitexport.bench.machine import load_warning, machine, versions
 from bitexport.bench.measure import Ratio, Timing, pinned, ratio_of, take_turns
-from bitexport.bench.memory import Footprint, footprint
 from bitexport.bench.record import LayerTime, Report, Run, Skip
 from bitexport.bench.roofline import Rates, measured_rates
 from bitexport.bench.subjects import read_subject
 from bitexport.errors import RuntimeFailure
 from bitexport.evaluation import Accuracy, evaluate
-from bitexport.runtimes import Runner, runtime_named
+from bitexport.runtimes import Runner, load
+from bitexport.runtimes.footprint import Footprint, footprint
 
 __all__ = ["BenchOptions", "bench"]
 
 FloatArray = npt.NDArray[np.float32]
 _EVALUATION_BATCH = 32
+_NOTHING_RAN = "nothing was measured: nothing here runs the engine"
 Show = Callable[[str, float], None]
 
 
@@ -43,7 +44,7 @@ def bench(
     """Measure models beside their full-precision twins.
 
     Args:
-        paths: .onnx files and checkpoints.
+        paths: .onnx files, checkpoints and engines.
         options: See :class:`BenchOptions`.
         show: Called with what is being done and the share of the whole that is done.
 
@@ -65,7 +66,7 @@ def bench(
         rates = measured_rates(options.threads) if options.layers and runs else None
         if rates is not None:
             layers += _profiled(cases, options, rates, show)
-    if not runs:
+    if not runs and all(subject.engine is None for subject in subjects):
         reasons = "; ".join(f"{s.runtime}: {s.reason}" for s in skipped)
         raise RuntimeFailure(
             "nothing could be measured",
@@ -73,7 +74,7 @@ def bench(
             expected="a runtime that takes the model",
             fix=next((s.fix for s in skipped if s.fix), "See `bitexport doctor`."),
         )
-    warning = load_warning(found, options.threads)
+    warnings = [load_warning(found, options.threads) if runs else _NOTHING_RAN]
     return Report(
         machine=found,
         versions=versions(),
@@ -82,7 +83,7 @@ def bench(
         layers=tuple(layers),
         sizes={subject.name: subject.sizes() for subject in subjects},
         skipped=tuple(skipped),
-        warnings=() if warning is None else (warning,),
+        warnings=tuple(warning for warning in warnings if warning is not None),
     )
 
 
@@ -93,38 +94,57 @@ def _measured(
     for case in cases:
         show(f"loading {case.title}", 0.1)
         try:
-            runner = runtime_named(case.runtime).load(case.data, threads=options.threads)
-            runner.run(feed(case.subject, 1, options))
+            runner = load(case.runtime, case.built or case.data, threads=options.threads)
+            runner.run(feed(case.subject, case.batches[0], options))
         except RuntimeFailure as error:
             skipped.append(
                 Skip(case.subject.name, case.runtime, case.precision, error.got, error.fix)
             )
             continue
         runners.append((case, runner))
-    footprints = _footprints([case for case, _ in runners], options, show)
+    footprints = _footprints([case for case, _ in runners], options, skipped, show)
     accuracies = [_accuracy(case, runner, options, show) for case, runner in runners]
+    rows = [
+        (case, runner, cost, accuracy)
+        for (case, runner), cost, accuracy in zip(runners, footprints, accuracies, strict=True)
+    ]
     runs: list[Run] = []
     for index, batch in enumerate(options.batches):
-        calls = [_call(runner, feed(case.subject, batch, options)) for case, runner in runners]
+        taking = [each for each in rows if each[0].takes(batch)]
+        skipped += [_outside(case, batch) for case, *_ in rows if not case.takes(batch)]
+        calls = [_call(runner, feed(case.subject, batch, options)) for case, runner, *_ in taking]
         if not calls:
-            break
+            continue
         title = f"measuring {len(calls)} models in turns, batch {batch}"
         timings = take_turns(
             calls, options.duration, _within(show, title, index / len(options.batches), options)
         )
-        timed = list(zip((case for case, _ in runners), timings, strict=True))
+        timed = list(zip((case for case, *_ in taking), timings, strict=True))
         runs += [
             _with_accuracy(
                 _run(case, timing, _ratio(case, timing, timed), batch, options, cost), accuracy
             )
-            for (case, timing), cost, accuracy in zip(timed, footprints, accuracies, strict=True)
+            for (case, timing), (_, _, cost, accuracy) in zip(timed, taking, strict=True)
         ]
     return runs, []
 
 
+def _outside(case: Case, batch: int) -> Skip:
+    smallest, largest = case.batches
+    return Skip(
+        case.subject.name,
+        case.runtime,
+        case.precision,
+        f"batch {batch} is outside of its {smallest} to {largest}",
+        "Build the engine with other --min-batch and --max-batch.",
+    )
+
+
 def _accuracy(case: Case, runner: Runner, options: BenchOptions, show: Show) -> Accuracy | None:
-    """None where there is no data set, or the twin was never trained to compute anything."""
-    if options.data is None or not case.same_function:
+    """None where there is no data set, the twin was never trained, or it takes no short batch."""
+    smallest, largest = case.batches
+    # The last batch of a data set is a short one.
+    if options.data is None or not case.same_function or smallest > 1:
         return None
     subject = case.subject
     return evaluate(
@@ -132,7 +152,7 @@ def _accuracy(case: Case, runner: Runner, options: BenchOptions, show: Show) -> 
         subject.input_name,
         subject.output_name,
         labelled(subject, options.data),
-        batch=_EVALUATION_BATCH,
+        batch=min(_EVALUATION_BATCH, largest),
         show=lambda _: show(f"accuracy of {case.title}", 0.4),
     )
 
@@ -144,24 +164,34 @@ def _with_accuracy(run: Run, found: Accuracy | None) -> Run:
     return replace(run, accuracy=found.top1, accuracy_low=low, accuracy_high=high)
 
 
-def _footprints(cases: list[Case], options: BenchOptions, show: Show) -> list[Footprint | None]:
+def _footprints(
+    cases: list[Case], options: BenchOptions, skipped: list[Skip], show: Show
+) -> list[Footprint | None]:
+    """What each case costs a process; None, and a word, for one that fails there."""
     if not options.memory:
         return [None] * len(cases)
     found: list[Footprint | None] = []
     for index, case in enumerate(cases):
         show(f"memory of {case.title}", 0.1 + 0.3 * index / len(cases))
-        subject = case.subject
-        found.append(
-            footprint(
-                case.runtime,
-                case.data,
-                subject.input_name,
-                subject.input_shape,
-                options.batches,
-                options.threads,
-            )
-        )
+        try:
+            found.append(_footprint(case, options))
+        except RuntimeFailure as error:
+            found.append(None)
+            reason = f"only its memory and load time: {error.got}"
+            skipped.append(Skip(case.subject.name, case.runtime, case.precision, reason, error.fix))
     return found
+
+
+def _footprint(case: Case, options: BenchOptions) -> Footprint:
+    subject = case.subject
+    return footprint(
+        case.runtime,
+        case.built or case.data,
+        subject.input_name,
+        subject.input_shape,
+        [batch for batch in options.batches if case.takes(batch)],
+        options.threads,
+    )
 
 
 def _within(show: Show, title: str, done: float, options: BenchOptions) -> Callable[[float], None]:

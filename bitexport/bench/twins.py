@@ -41,6 +41,8 @@ def twins_of(
 ) -> list[Twin]:
     """Build the twins; a model that is full precision itself has none at its own precision.
 
+    An engine whose source is not at hand has none at all.
+
     Args:
         subject: The model.
         precisions: Of ``PRECISIONS``.
@@ -49,10 +51,12 @@ def twins_of(
     Raises:
         RuntimeFailure: ONNX Runtime cannot quantize the float32 twin.
     """
+    if subject.graph is None:
+        return []
     graph = ir.from_proto(ir.to_proto(subject.graph))
-    to_dense(graph)
     same = not any(layer.binary_activations for layer in subject.layers)
-    same = same and not any(node.op_type.startswith("BinaryConv") for node in subject.graph.graph)
+    same = same and not any(node.op_type.startswith("BinaryConv") for node in graph.graph)
+    to_dense(graph)
     dense = _bytes(graph)
     built: list[Twin] = []
     wanted = [p for p in precisions if p != subject.precision]

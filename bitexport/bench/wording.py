@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitexport.bench.record import LayerTime, Report, Run
+from bitexport.bench.record import ENGINE_PART, LayerTime, Report, Run
 
 __all__ = [
     "accuracy",
@@ -94,9 +94,10 @@ def row(report: Report, run: Run) -> tuple[str, ...]:
 def headline(report: Report) -> list[str]:
     """One sentence for each given model: its best runtime against the float32 twin there."""
     lines = []
-    for model in dict.fromkeys(run.model for run in report.runs):
+    for model, sizes in report.sizes.items():
         own = [run for run in report.runs if run.model == model and run.subject]
         if not own:
+            lines.append(f"{model}: {size(sum(sizes.values()))}, not measured")
             continue
         best = min(own, key=lambda run: (run.batch, run.median_ms))
         line = f"{model}: {best.median_ms:.3f} ms in {best.runtime} at batch {best.batch}"
@@ -108,7 +109,8 @@ def headline(report: Report) -> list[str]:
         elif best.within_noise:
             line += ", no speed-up or slow-down beyond the noise"
         dense = [r for r in report.runs if r.model == model and r.precision == "fp32"]
-        if dense and not dense[0].subject:
+        # An engine also holds kernels: no size to hold against that of an .onnx file.
+        if dense and not dense[0].subject and ENGINE_PART not in sizes:
             line += f"; {dense[0].bytes / best.bytes:.1f}x smaller"
         lines.append(line)
     return lines

@@ -25,7 +25,7 @@ _STDOUT = Path("-")
 
 def bench(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help=".onnx files and checkpoints.")
+        list[Path], typer.Argument(metavar="MODEL...", help=".onnx files, checkpoints, engines.")
     ],
     runtimes: Annotated[
         str | None,
@@ -66,6 +66,8 @@ def bench(
     input_size: choices.InputSize = None,
     weights: choices.Weights = choices.PrecisionChoice.auto,
     activations: choices.Activations = choices.PrecisionChoice.auto,
+    zero_weights: choices.ZeroWeights = choices.ZeroWeightsChoice.exact,
+    zero_activations: choices.ZeroActivations = choices.ZeroActivationsChoice.auto,
     debug: Debug = False,
 ) -> None:
     """Measure latency, memory and size beside full precision, in turns.
@@ -94,6 +96,8 @@ def bench(
         export=ExportOptions(
             load=choices.load_options(family, arch, weights, activations),
             input_size=choices.parse_input_size(input_size),
+            zero_weights=zero_weights.value,
+            zero_activations=zero_activations.value,
             verify=False,
         ),
     )
@@ -143,7 +147,8 @@ def _print(report: Report) -> None:
     for line in wording.headline(report):
         stdout.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     headings = wording.columns(report)
-    stdout.print(_table(headings, [wording.row(report, run) for run in report.runs], text=3))
+    if report.runs:
+        stdout.print(_table(headings, [wording.row(report, run) for run in report.runs], text=3))
     for title, nodes in wording.layer_summaries(report):
         rows = [
             (x.name, x.op, x.bound, f"{x.ms:.3f} ms", f"{x.share:.0%}", f"{x.floor_ms:.3f} ms")

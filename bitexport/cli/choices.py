@@ -25,7 +25,9 @@ __all__ = [
     "InputSize",
     "PrecisionChoice",
     "Weights",
+    "ZeroActivations",
     "ZeroActivationsChoice",
+    "ZeroWeights",
     "ZeroWeightsChoice",
     "load_options",
     "parse_channels",
@@ -83,6 +85,17 @@ Weights = Annotated[
 ]
 Activations = Annotated[
     PrecisionChoice, typer.Option(help="What the file cannot say about its activations.")
+]
+ZeroWeights = Annotated[
+    ZeroWeightsChoice,
+    typer.Option(help="1-bit weights of exactly 0: keep sign(0)=0, pack as +1, or refuse."),
+]
+ZeroActivations = Annotated[
+    ZeroActivationsChoice,
+    typer.Option(
+        help="Activations of exactly 0 before a sign: keep sign(0)=0 at twice the work, pack "
+        "as +1, refuse, or keep it where sample images show many."
+    ),
 ]
 
 

@@ -36,17 +36,8 @@ def onnx(
     plain: Annotated[bool, typer.Option("--plain", help="Standard ONNX operators only.")] = False,
     weights: choices.Weights = choices.PrecisionChoice.auto,
     activations: choices.Activations = choices.PrecisionChoice.auto,
-    zero_weights: Annotated[
-        choices.ZeroWeightsChoice,
-        typer.Option(help="1-bit weights of exactly 0: keep sign(0)=0, pack as +1, or refuse."),
-    ] = choices.ZeroWeightsChoice.exact,
-    zero_activations: Annotated[
-        choices.ZeroActivationsChoice,
-        typer.Option(
-            help="Activations of exactly 0 before a sign: keep sign(0)=0 at twice the work, pack "
-            "as +1, refuse, or keep it where sample images show many."
-        ),
-    ] = choices.ZeroActivationsChoice.auto,
+    zero_weights: choices.ZeroWeights = choices.ZeroWeightsChoice.exact,
+    zero_activations: choices.ZeroActivations = choices.ZeroActivationsChoice.auto,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Skip the comparison with the torch reference.")
     ] = False,

@@ -65,6 +65,8 @@ def trt(
     input_size: choices.InputSize = None,
     weights: choices.Weights = choices.PrecisionChoice.auto,
     activations: choices.Activations = choices.PrecisionChoice.auto,
+    zero_weights: choices.ZeroWeights = choices.ZeroWeightsChoice.exact,
+    zero_activations: choices.ZeroActivations = choices.ZeroActivationsChoice.auto,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Skip the comparison with the torch reference.")
     ] = False,
@@ -95,6 +97,8 @@ def trt(
             export=ExportOptions(
                 load=choices.load_options(family, arch, weights, activations),
                 input_size=choices.parse_input_size(input_size),
+                zero_weights=zero_weights.value,
+                zero_activations=zero_activations.value,
                 verify=not no_verify,
             ),
             progress=report,

@@ -25,7 +25,7 @@ def verify(
         typer.Option(help="An .npz with `input` and, where there is no CKPT, `logits`."),
     ] = None,
     runtime: Annotated[
-        str, typer.Option(help="Runtime of the model: ort, ort-native, reference or tensorrt.")
+        str, typer.Option(help="Such as ort, ort-native or tensorrt; doctor lists all.")
     ] = "ort",
     rel_l2: Annotated[
         float | None, typer.Option(min=0, help="Largest relative L2 error of the logits.")

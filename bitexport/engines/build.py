@@ -146,6 +146,7 @@ def _description(
         "family": model.family,
         "arch": model.arch,
         "input": {"name": model.input.name, "shape": list(model.input.shape)},
+        "outputs": list(model.outputs),
         "batch": {
             "min": options.min_batch,
             "opt": options.opt_batch,

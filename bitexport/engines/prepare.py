@@ -33,6 +33,7 @@ class PreparedModel:
         arch: Empty for a foreign model.
         precision: "float32" or "float16".
         input: The image input.
+        outputs: Names of the outputs.
         layers: As they are stored.
         plugin_nodes: Custom node that a plugin will run -> op_type.
         source: Path, bytes and SHA-256 of the user's file.
@@ -44,6 +45,7 @@ class PreparedModel:
     arch: str
     precision: str
     input: ImageInput
+    outputs: tuple[str, ...]
     layers: tuple[LayerInfo, ...]
     plugin_nodes: Mapping[str, str]
     source: Mapping[str, Any]
@@ -91,6 +93,7 @@ def _prepared(
         arch=properties.get("bitexport.arch", ""),
         precision="float16" if computes_in_float16(graph) else "float32",
         input=image,
+        outputs=tuple(str(value.name) for value in graph.graph.outputs),
         layers=layers,
         plugin_nodes=stripped.nodes,
         source=file_record(source, data if path == source else source.read_bytes()),

@@ -6,6 +6,7 @@ from bitexport.errors import InputError
 from bitexport.runtimes.base import (
     Arrays,
     Availability,
+    BuiltEngine,
     Engine,
     EngineBuilder,
     EngineLayer,
@@ -14,27 +15,37 @@ from bitexport.runtimes.base import (
     Runtime,
 )
 from bitexport.runtimes.driver import first_gpu
-from bitexport.runtimes.libraries import op_library_path, plugin_library_path
+from bitexport.runtimes.libraries import (
+    cuda_op_library_path,
+    op_library_path,
+    plugin_library_path,
+)
 from bitexport.runtimes.ort import OnnxRuntime, session
 from bitexport.runtimes.plugin_nodes import without_functions
 from bitexport.runtimes.reference import ReferenceRuntime
 from bitexport.runtimes.tensorrt import TensorRT, timing_cache_path
 from bitexport.runtimes.tensorrt_rtx import TensorRTRTX
-from bitexport.runtimes.tensorrt_runner import TensorRTRuntime
+from bitexport.runtimes.tensorrt_runner import EngineRuntime
 
 __all__ = [
     "ENGINE_BUILDERS",
+    "ENGINE_RUNTIMES",
     "RUNTIMES",
     "Arrays",
     "Availability",
+    "BuiltEngine",
     "Engine",
     "EngineBuilder",
     "EngineLayer",
     "EngineOptions",
+    "EngineRuntime",
     "Runner",
     "Runtime",
     "TensorRTRTX",
+    "cuda_op_library_path",
+    "engine_runtime",
     "first_gpu",
+    "load",
     "op_library_path",
     "plugin_library_path",
     "runtime_named",
@@ -43,14 +54,50 @@ __all__ = [
     "without_functions",
 ]
 
+_ENGINE_LIBRARIES = (TensorRT(), TensorRTRTX())
+ENGINE_BUILDERS: tuple[EngineBuilder, ...] = _ENGINE_LIBRARIES
+ENGINE_RUNTIMES = tuple(EngineRuntime(library) for library in _ENGINE_LIBRARIES)
 RUNTIMES: tuple[Runtime, ...] = (
     OnnxRuntime(native=False),
     OnnxRuntime(native=True),
     OnnxRuntime(native=False, cuda=True),
     ReferenceRuntime(),
-    TensorRTRuntime(),
+    *ENGINE_RUNTIMES,
 )
-ENGINE_BUILDERS: tuple[EngineBuilder, ...] = (TensorRT(), TensorRTRTX())
+
+
+def engine_runtime(name: str) -> EngineRuntime:
+    """The runtime of the engines that the builder called ``name`` builds.
+
+    Raises:
+        InputError: There is none.
+    """
+    for runtime in ENGINE_RUNTIMES:
+        if runtime.name == name:
+            return runtime
+    raise InputError(
+        "an engine of an unknown library",
+        got=name,
+        expected=" or ".join(runtime.name for runtime in ENGINE_RUNTIMES),
+        fix="Build the engine with `bitexport trt`.",
+    )
+
+
+def load(name: str, model: bytes | BuiltEngine, *, threads: int = 0) -> Runner:
+    """A runner for an ONNX model, or for an engine in the library that built it.
+
+    Args:
+        name: The runtime's.
+        model: ModelProto bytes, or an engine.
+        threads: Threads inside an operator; 0 lets the runtime choose.
+
+    Raises:
+        InputError: There is no such runtime.
+        RuntimeFailure: It is missing, or refuses the model.
+    """
+    if isinstance(model, BuiltEngine):
+        return engine_runtime(name).load_engine(model)
+    return runtime_named(name).load(model, threads=threads)
 
 
 def runtime_named(name: str) -> Runtime:

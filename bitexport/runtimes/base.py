@@ -15,6 +15,7 @@ from bitexport.errors import RuntimeFailure
 __all__ = [
     "Arrays",
     "Availability",
+    "BuiltEngine",
     "Engine",
     "EngineBuilder",
     "EngineLayer",
@@ -135,6 +136,21 @@ class Engine:
     data: bytes
     sm: str
     layers: tuple[EngineLayer, ...] | None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine from a file, with what it needs to be loaded.
+
+    Attributes:
+        data: The serialized engine.
+        plugin_library: The plugins that it runs, or None.
+        ops: op_types that the plugins must offer.
+    """
+
+    data: bytes
+    plugin_library: Path | None = None
+    ops: tuple[str, ...] = ()
 
 
 class EngineBuilder(Protocol):

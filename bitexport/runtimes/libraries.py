@@ -9,7 +9,7 @@ from pathlib import Path
 import bitexport
 from bitexport.errors import RuntimeFailure
 
-__all__ = ["cpu_kernel", "op_library_path", "plugin_library_path"]
+__all__ = ["cpu_kernel", "cuda_op_library_path", "op_library_path", "plugin_library_path"]
 
 # More than one folder in an editable install: the sources, and what was built from plugins/.
 _PACKAGE = [Path(folder) for folder in bitexport.__path__]
@@ -23,6 +23,18 @@ def op_library_path() -> Path:
         RuntimeFailure: There is none.
     """
     return _find("BITEXPORT_OP_LIBRARY", "libbitexport_ort.so", "op library")
+
+
+def cuda_op_library_path() -> Path:
+    """The op library with CUDA kernels: ``BITEXPORT_CUDA_OP_LIBRARY``, or the built one.
+
+    It holds what the other op library holds, too. Sessions on the CPU alone take the other one: an
+    op that is registered for CUDA hides its function body from the CPU.
+
+    Raises:
+        RuntimeFailure: There is none.
+    """
+    return _find("BITEXPORT_CUDA_OP_LIBRARY", "libbitexport_ort_cuda.so", "CUDA op library")
 
 
 def cpu_kernel() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy.typing as npt
 
 from bitexport.errors import RuntimeFailure
 from bitexport.runtimes.base import Arrays, Availability
-from bitexport.runtimes.libraries import cpu_kernel, op_library_path
+from bitexport.runtimes.driver import first_gpu
+from bitexport.runtimes.libraries import cpu_kernel, cuda_op_library_path, op_library_path
 
 __all__ = ["OnnxRuntime", "profiling_session", "session"]
 
@@ -42,8 +44,16 @@ class OnnxRuntime:
         except ImportError as error:
             return Availability(self.name, False, str(error), "Run: pip install onnxruntime")
         detail = f"onnxruntime {onnxruntime.__version__}"
-        if self._cuda and _CUDA not in onnxruntime.get_available_providers():
-            return Availability(self.name, False, f"{detail} without {_CUDA}", _CUDA_FIX)
+        if self._cuda:
+            if _CUDA not in onnxruntime.get_available_providers():
+                return Availability(self.name, False, f"{detail} without {_CUDA}", _CUDA_FIX)
+            if first_gpu() is None:
+                return Availability(
+                    self.name, False, f"{detail}, but no GPU", "Look at nvidia-smi."
+                )
+            library = _cuda_library()
+            how = "function bodies" if library is None else str(library)
+            return Availability(self.name, True, f"{detail} with {how}")
         if not self._native:
             return Availability(self.name, True, detail)
         try:
@@ -56,9 +66,8 @@ class OnnxRuntime:
         """An inference session whose idle threads sleep instead of spinning."""
         self.availability().require()
         providers = [_CUDA, _CPU] if self._cuda else [_CPU]
-        inner = session(
-            model, native=self._native, threads=threads, providers=providers, spinning=False
-        )
+        native = self._native or (self._cuda and _cuda_library() is not None)
+        inner = session(model, native=native, threads=threads, providers=providers, spinning=False)
         if self._cuda and _CUDA not in inner.get_providers():
             raise RuntimeFailure(
                 "ONNX Runtime does not start on the GPU",
@@ -81,7 +90,8 @@ def session(
 
     Args:
         model: Path of an .onnx file, or its bytes.
-        native: Register our op library.
+        native: Register our op library; the one with CUDA kernels where the CUDA provider is named
+            and the library is there.
         threads: ``intra_op_num_threads``; 0 lets ONNX Runtime choose.
         providers: Execution providers; the CPU by default.
         spinning: Idle threads burn their core while they wait, as ONNX Runtime has it; sessions
@@ -90,7 +100,19 @@ def session(
     Raises:
         RuntimeFailure: The op library is missing, or ONNX Runtime refuses the model.
     """
-    return _open(model, _options(threads, spinning), native, providers)
+    cuda = _cuda_library() if native and _CUDA in (providers or ()) else None
+    if cuda is None:
+        library = op_library_path() if native else None
+        return _open(model, _options(threads, spinning), library, providers)
+    try:
+        return _open(model, _options(threads, spinning), cuda, providers)
+    except RuntimeFailure:
+        # Where the provider does not start, ONNX Runtime goes on with the CPU, from which ops that
+        # are registered for CUDA hide their bodies.
+        found = _open(model, _options(threads, spinning), op_library_path(), providers)
+        if _CUDA in found.get_providers():
+            raise
+        return found
 
 
 def profiling_session(model: bytes, native: bool, threads: int, prefix: str) -> Any:  # noqa: ANN401
@@ -102,7 +124,7 @@ def profiling_session(model: bytes, native: bool, threads: int, prefix: str) -> 
     options = _options(threads, spinning=False)
     options.enable_profiling = True
     options.profile_file_prefix = prefix
-    return _open(model, options, native, None)
+    return _open(model, options, op_library_path() if native else None, None)
 
 
 def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
@@ -119,15 +141,14 @@ def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
 def _open(
     model: bytes | str,
     options: Any,  # noqa: ANN401
-    native: bool,
+    library: Path | None,
     providers: list[str] | None,
 ) -> Any:  # noqa: ANN401
     import onnxruntime
 
-    library = str(op_library_path()) if native else ""
     try:
-        if native:
-            options.register_custom_ops_library(library)
+        if library is not None:
+            options.register_custom_ops_library(str(library))
         return onnxruntime.InferenceSession(model, options, providers=providers or [_CPU])
     except Exception as error:
         raise RuntimeFailure(
@@ -136,6 +157,13 @@ def _open(
             expected="a model that loads",
             fix="Check the file with `bitexport inspect`.",
         ) from error
+
+
+def _cuda_library() -> Path | None:
+    try:
+        return cuda_op_library_path()
+    except RuntimeFailure:
+        return None
 
 
 class _Session:

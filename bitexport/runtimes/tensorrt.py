@@ -37,6 +37,7 @@ class TensorRT:
     """
 
     name = "tensorrt"
+    title = _TITLE
     takes_plugins = True
 
     def __init__(self, module: str = "tensorrt") -> None:

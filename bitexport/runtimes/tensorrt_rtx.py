@@ -23,19 +23,34 @@ class TensorRTRTX:
     """NVIDIA TensorRT-RTX. It has no plugins: custom ops run by their function bodies."""
 
     name = "tensorrt-rtx"
+    title = _TITLE
     takes_plugins = False
 
     def availability(self) -> Availability:
         """Whether its Python bindings import."""
         try:
-            module = _import()
+            module = self.module()
         except ImportError as error:
             return Availability(self.name, False, str(error), _INSTALL)
         return Availability(self.name, True, f"{_TITLE} {module.__version__}")
 
     def version(self) -> str:
         """Of the bindings."""
-        return str(_import().__version__)
+        return str(self.module().__version__)
+
+    def module(self) -> Any:  # noqa: ANN401
+        """The Python bindings, under either of their names.
+
+        Raises:
+            ImportError: They are not installed, or lack their libraries.
+        """
+        problem = ImportError("not installed")
+        for name in _MODULES:
+            try:
+                return importlib.import_module(name)
+            except ImportError as error:
+                problem = error
+        raise problem
 
     def build(self, model: bytes, options: EngineOptions) -> Engine:
         """Parse the model and build a strongly typed engine with one optimization profile."""
@@ -47,7 +62,7 @@ class TensorRTRTX:
                 fix="Leave it out, or build with the backend tensorrt.",
             )
         self.availability().require()
-        trt = _import()
+        trt = self.module()
         build = NetworkBuild(trt, _TITLE)
         build.parse(model)
         build.add_profile(options)
@@ -59,13 +74,3 @@ def _layers(trt: Any, logger: Any, data: bytes) -> Any:  # noqa: ANN401
     """The engine's layers; loading an engine takes a GPU."""
     engine = None if first_gpu() is None else trt.Runtime(logger).deserialize_cuda_engine(data)
     return None if engine is None else engine_layers(trt, engine)
-
-
-def _import() -> Any:  # noqa: ANN401
-    problem = ImportError("not installed")
-    for name in _MODULES:
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            problem = error
-    raise problem

@@ -111,6 +111,9 @@ class KernelContext {
  public:
   KernelContext(const Api& api, OrtKernelContext* context) : api_(api), context_(context) {}
 
+  const Api& api() const { return api_; }
+  const OrtKernelContext* handle() const { return context_; }
+
   Tensor input(int index) const;
   // Makes output `index`.
   Tensor output(int index, const Shape& shape);

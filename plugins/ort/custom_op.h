@@ -19,6 +19,7 @@ struct OpDefinition : CustomOp {
   const Api* api;
   const OpSpec* spec;
   TensorType activations;  // the type that T stands for: float or float16
+  const char* provider;    // the execution provider that runs it
 
   static const OpDefinition& of(const CustomOp* op) {
     return *static_cast<const OpDefinition*>(op);
@@ -58,14 +59,14 @@ struct Node {
 };
 
 template <typename Kernel>
-OrtStatus* create_kernel(const CustomOp* op, const Api* api, const OrtKernelInfo* info,
-                         void** kernel) {
+OrtStatus* create_kernel(const CustomOp* op, const Api*, const OrtKernelInfo* info, void** kernel) {
   const OpDefinition& definition = OpDefinition::of(op);
+  const Api& api = *definition.api;  // as new as was asked for when the op was registered
   std::string layer = definition.spec->name;
-  return status_of(*api, layer, [&] {
-    const KernelInfo kernel_info(*api, info);
+  return status_of(api, layer, [&] {
+    const KernelInfo kernel_info(api, info);
     layer = layer_name(*definition.spec, kernel_info.node_name());
-    *kernel = new Node<Kernel>(*api, layer, *definition.spec, kernel_info);
+    *kernel = new Node<Kernel>(api, layer, *definition.spec, kernel_info);
   });
 }
 
@@ -95,15 +96,19 @@ OrtStatus* infer_output_shape(const CustomOp* op, OrtShapeInferContext* context)
 //
 // all of which report errors as exceptions.
 template <typename Kernel>
-OpDefinition define_op(const Api& api, const OpSpec& spec, TensorType activations) {
+OpDefinition define_op(const Api& api, const OpSpec& spec, TensorType activations,
+                       const char* provider = "CPUExecutionProvider") {
   using namespace custom_op_detail;
   OpDefinition op{};
   op.version = kApiVersion;
   op.api = &api;
   op.spec = &spec;
   op.activations = activations;
+  op.provider = provider;
   op.GetName = [](const CustomOp* self) { return OpDefinition::of(self).spec->name; };
-  op.GetExecutionProviderType = [](const CustomOp*) { return "CPUExecutionProvider"; };
+  op.GetExecutionProviderType = [](const CustomOp* self) {
+    return OpDefinition::of(self).provider;
+  };
   op.GetInputTypeCount = [](const CustomOp* self) {
     return static_cast<std::size_t>(OpDefinition::of(self).spec->inputs.count);
   };

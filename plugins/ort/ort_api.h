@@ -29,6 +29,9 @@ namespace ort {
 // The lowest version with shape inference and ParallelFor: ONNX Runtime 1.17.
 inline constexpr std::uint32_t kApiVersion = 17;
 
+// The lowest version with scratch memory on a stream, for the CUDA side: ONNX Runtime 1.18.
+inline constexpr std::uint32_t kStreamApiVersion = 18;
+
 // C enums that hold no negative number are unsigned for GCC and Clang.
 enum class ErrorCode : unsigned { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6 };
 
@@ -80,8 +83,10 @@ struct Api {
   // 65
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value,
                                       OrtTensorTypeAndShapeInfo** out) noexcept;
-  void* unused_66[3];
-  // 69
+  void* unused_66[2];
+  // 68
+  OrtStatus* (*CreateMemoryInfo)(const char* name, AllocatorType allocator, int id,
+                                 MemoryType memory, OrtMemoryInfo** out) noexcept;
   OrtStatus* (*CreateCpuMemoryInfo)(AllocatorType allocator, MemoryType memory,
                                     OrtMemoryInfo** out) noexcept;
   void* unused_70[16];
@@ -105,14 +110,22 @@ struct Api {
   void* unused_100[1];
   // 101
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain* domain);
-  void* unused_102[30];
+  void* unused_102[23];
+  // 125
+  OrtStatus* (*GetAvailableProviders)(char*** names, int* count) noexcept;
+  OrtStatus* (*ReleaseAvailableProviders)(char** names, int count) noexcept;
+  void* unused_127[5];
   // 132
   void (*ReleaseAllocator)(Allocator* allocator);
   void* unused_133[30];
   // 163; size counts the elements of `out`, then those there are
   OrtStatus* (*KernelInfoGetAttributeArray_int64)(const OrtKernelInfo* info, const char* name,
                                                   std::int64_t* out, std::size_t* size) noexcept;
-  void* unused_164[80];
+  void* unused_164[29];
+  // 193; null where the node's execution provider has no streams
+  OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context,
+                                                  void** out) noexcept;
+  void* unused_194[50];
   // 244; size counts the bytes of `out`, the 0 at the end among them
   OrtStatus* (*KernelInfo_GetNodeName)(const OrtKernelInfo* info, char* out,
                                        std::size_t* size) noexcept;
@@ -144,9 +157,15 @@ struct Api {
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context,
                                           void (*unit)(void*, std::size_t), std::size_t units,
                                           std::size_t batches, void* data) noexcept;
+  void* unused_275[2];
+  // 277, since kStreamApiVersion; for a node whose Run has a stream. The memory goes back to the
+  // Free of what KernelContext_GetAllocator gives.
+  OrtStatus* (*KernelContext_GetScratchBuffer)(const OrtKernelContext* context,
+                                               const OrtMemoryInfo* memory, std::size_t bytes,
+                                               void** out) noexcept;
 };
 
-static_assert(offsetof(Api, KernelContext_ParallelFor) == 274 * sizeof(void*),
+static_assert(offsetof(Api, KernelContext_GetScratchBuffer) == 277 * sizeof(void*),
               "the gaps of the table do not add up");
 
 struct ApiBase {

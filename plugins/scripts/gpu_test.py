@@ -5,7 +5,8 @@
 Needs NVIDIA's driver and nvcc; TensorRT is not needed, its headers are found as for `make plugins`.
 Integer accumulators must be equal, results within the rounding of their type (the tolerance stands
 in plugins/tests/tensorrt/layer_data.cpp). compute-sanitizer then repeats a part of the matrix, once
-for memory accesses and once for races.
+for memory accesses and once for races. Where this environment has onnxruntime-gpu, its CUDA
+execution provider runs every op and a network of every family with our op library.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from plugin_build import ROOT, BuildFailure, build, configure, run
 
 FOLDER = ROOT / "build" / "gpu"
 PROGRAM = FOLDER / "tests" / "tensorrt" / "gpu_enqueue"
+ONNX_RUNTIME = ROOT / "tests" / "test_native_cuda.py"
 # Sanitized kernels run some hundred times slower: every so many of the small geometries.
 SANITIZED_STRIDE = 97
 
@@ -33,7 +35,8 @@ def commands(sanitizer: str, stride: int) -> list[tuple[str, list[str]]]:
         if tool == "memcheck":
             options += ["--leak-check", "full"]
         listed.append((f"compute-sanitizer {tool}", [sanitizer, *options, *part]))
-    return listed
+    tests = [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), "-q", "-m", "gpu"]
+    return [*listed, ("ONNX Runtime's CUDA provider", [*tests, str(ONNX_RUNTIME)])]
 
 
 def main() -> int:

@@ -62,7 +62,7 @@ def configure(folder: Path, architectures: str | None, *options: str) -> None:
     print(f"TensorRT {tensorrt_headers.version(include)} headers: {include}", flush=True)
     command = [tool("cmake"), "-S", str(ROOT / "plugins"), "-B", str(folder), "-G", "Ninja"]
     command += [f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-DBITEXPORT_TENSORRT=ON"]
-    command += ["-DBITEXPORT_ORT=OFF", f"-DTENSORRT_INCLUDE={include}", *options]
+    command += [f"-DTENSORRT_INCLUDE={include}", *options]
     command.append(f"-DCMAKE_CUDA_COMPILER={compiler}")
     if architectures is not None:
         command.append(f"-DBITEXPORT_CUDA_ARCHITECTURES={architectures}")

@@ -93,6 +93,7 @@ void check_api() {
   SAME_MEMBER(Api, GetDimensions);
   SAME_MEMBER(Api, GetSymbolicDimensions);
   SAME_MEMBER(Api, GetTensorTypeAndShape);
+  SAME_MEMBER(Api, CreateMemoryInfo);
   SAME_MEMBER(Api, CreateCpuMemoryInfo);
   SAME_MEMBER(Api, KernelInfoGetAttribute_int64);
   SAME_MEMBER(Api, KernelContext_GetInput);
@@ -101,8 +102,11 @@ void check_api() {
   SAME_MEMBER(Api, ReleaseMemoryInfo);
   SAME_MEMBER(Api, ReleaseTensorTypeAndShapeInfo);
   SAME_MEMBER(Api, ReleaseCustomOpDomain);
+  SAME_MEMBER(Api, GetAvailableProviders);
+  SAME_MEMBER(Api, ReleaseAvailableProviders);
   SAME_MEMBER(Api, ReleaseAllocator);
   SAME_MEMBER(Api, KernelInfoGetAttributeArray_int64);
+  SAME_MEMBER(Api, KernelContext_GetGPUComputeStream);
   SAME_MEMBER(Api, KernelInfo_GetNodeName);
   SAME_MEMBER(Api, KernelInfoGetConstantInput_tensor);
   SAME_MEMBER(Api, KernelContext_GetAllocator);
@@ -112,6 +116,7 @@ void check_api() {
   SAME_MEMBER(Api, SetSymbolicDimensions);
   SAME_MEMBER(Api, ReadOpAttr);
   SAME_MEMBER(Api, KernelContext_ParallelFor);
+  SAME_MEMBER(Api, KernelContext_GetScratchBuffer);
 }
 
 void check_custom_op() {

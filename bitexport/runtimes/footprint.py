@@ -1,9 +1,7 @@
 """Load time and peak memory of a model, measured in a process of its own.
 
-    python -m bitexport.bench.memory < job.json
-
-reads one job, prints one JSON object. The runtime is imported and the file read before the clock
-starts, so that what is counted is the model.
+That process reads one job as JSON, and prints one JSON object. The runtime is imported and the file
+read before the clock starts, so that what is counted is the model.
 """
 
 from __future__ import annotations
@@ -22,12 +20,17 @@ from typing import Any
 import numpy as np
 
 from bitexport.errors import RuntimeFailure
-from bitexport.runtimes import runtime_named
+from bitexport.runtimes import BuiltEngine, load, runtime_named
 
-__all__ = ["Footprint", "footprint"]
+__all__ = ["Footprint", "footprint", "work"]
 
 _RUNS = 3
 _TIMEOUT = 600
+# A new Python looks into the working directory first, where another bitexport may lie: the sources
+# of a checkout, without compiled libraries. So its path becomes ours before it imports anything.
+_WORKER = (
+    "import sys; sys.path[:] = sys.argv[1:]; from bitexport.runtimes.footprint import work; work()"
+)
 
 
 @dataclass(frozen=True)
@@ -46,31 +49,32 @@ class Footprint:
 
 def footprint(
     runtime: str,
-    data: bytes,
+    model: bytes | BuiltEngine,
     input_name: str,
     input_shape: tuple[int, int, int],
     batches: Sequence[int],
     threads: int,
 ) -> Footprint:
-    """Load and run a model in a fresh process.
+    """Load and run a model, or an engine, in a fresh process.
 
     Raises:
         RuntimeFailure: The process failed.
     """
     with tempfile.TemporaryDirectory(prefix="bitexport-") as folder:
-        path = Path(folder, "model.onnx")
-        path.write_bytes(data)
+        path = Path(folder, "model")
+        path.write_bytes(model if isinstance(model, bytes) else model.data)
         job = {
             "runtime": runtime,
             "model": str(path),
+            "engine": None if isinstance(model, bytes) else _needs(model),
             "input": input_name,
             "shape": input_shape,
             "batches": sorted(batches),
             "threads": threads,
         }
         try:
-            result = subprocess.run(
-                [sys.executable, "-m", "bitexport.bench.memory"],
+            result = subprocess.run(  # noqa: S603  (our own code and path)
+                [sys.executable, "-c", _WORKER, *sys.path],
                 input=json.dumps(job),
                 capture_output=True,
                 text=True,
@@ -90,14 +94,15 @@ def footprint(
     return Footprint(float(found["load_seconds"]), peaks)
 
 
-def _main() -> None:
+def work() -> None:
+    """The other process: do the job on stdin, and print what it took."""
     job: dict[str, Any] = json.load(sys.stdin)
     data = Path(job["model"]).read_bytes()
-    runtime = runtime_named(job["runtime"])
-    runtime.availability().require()
+    runtime_named(job["runtime"]).availability().require()
+    model = data if job["engine"] is None else _engine(data, job["engine"])
     before = _status("VmRSS")
     started = time.perf_counter()
-    runner = runtime.load(data, threads=job["threads"])
+    runner = load(job["runtime"], model, threads=job["threads"])
     load_seconds = time.perf_counter() - started
     peaks = {}
     for batch in job["batches"]:
@@ -109,6 +114,16 @@ def _main() -> None:
         if before is not None and peak is not None:
             peaks[batch] = max(0, peak - before)
     sys.stdout.write(json.dumps({"load_seconds": load_seconds, "peak_bytes": peaks}))
+
+
+def _needs(engine: BuiltEngine) -> dict[str, Any]:
+    library = engine.plugin_library
+    return {"plugin_library": None if library is None else str(library), "ops": engine.ops}
+
+
+def _engine(data: bytes, needs: dict[str, Any]) -> BuiltEngine:
+    library = needs["plugin_library"]
+    return BuiltEngine(data, None if library is None else Path(library), tuple(needs["ops"]))
 
 
 def _status(key: str) -> int | None:
@@ -124,7 +139,3 @@ def _forget_peak() -> None:
     """Start the peak anew, where the system lets us; otherwise it is that of all batches so far."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-if __name__ == "__main__":
-    _main()

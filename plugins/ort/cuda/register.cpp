@@ -1,0 +1,66 @@
+// The symbol of the CUDA op library that ONNX Runtime looks for: every op for the CUDA execution
+// provider, and those of the CPU library beside them.
+//
+// An op that is registered hides its function body, also from the execution providers that it has
+// no kernel for. So where nothing could run the CUDA kernels, only those of the CPU are offered.
+
+#include <string_view>
+#include <vector>
+
+#include "core/op_spec.h"
+#include "ort/binding.h"
+#include "ort/cuda/conv.h"
+#include "ort/cuda/gemm.h"
+#include "ort/cuda/platform.h"
+#include "ort/domain.h"
+
+namespace bitexport {
+namespace ort {
+namespace gpu {
+namespace {
+
+constexpr const char* kCpu = "CPUExecutionProvider";
+constexpr const char* kConvs[] = {"SignConv", "BinaryConv", "BinaryConvAdd", "CodebookConv",
+                                  "CodebookConv16"};
+constexpr const char* kGemms[] = {"CodebookGemm"};
+
+// Whether this ONNX Runtime was built with our execution provider.
+bool has_provider(const Api& api) {
+  char** names = nullptr;
+  int count = 0;
+  check(api, api.GetAvailableProviders(&names, &count));
+  bool found = false;
+  for (int i = 0; i < count; ++i) found = found || std::string_view(names[i]) == provider();
+  check(api, api.ReleaseAvailableProviders(names, count));
+  return found;
+}
+
+void add_ops(const Api& api, TensorType activations, std::vector<OpDefinition>& ops) {
+  for (const char* name : kConvs) {
+    ops.push_back(define_op<Conv>(api, kOps[op_index(name)], activations, provider()));
+  }
+  for (const char* name : kGemms) {
+    ops.push_back(define_op<Gemm>(api, kOps[op_index(name)], activations, provider()));
+  }
+}
+
+std::vector<OpDefinition> define_ops(const Api& api) {
+  std::vector<OpDefinition> ops;
+  if (provider() != std::string_view(kCpu)) ops = define_cpu_ops(api);
+  if (has_provider(api) && has_device()) {
+    add_ops(api, TensorType::kFloat, ops);
+    add_ops(api, TensorType::kFloat16, ops);
+  }
+  return ops;
+}
+
+}  // namespace
+}  // namespace gpu
+}  // namespace ort
+}  // namespace bitexport
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
+    OrtSessionOptions* options, const bitexport::ort::ApiBase* base) {
+  using namespace bitexport::ort;
+  return register_ops(options, *base, kStreamApiVersion, gpu::define_ops);
+}
