@@ -134,6 +134,9 @@ def _print(found: Inspection) -> None:
             if layer.dense and layer.name in found.dense_reasons
         ),
     ]
+    unknown = sum(layer.macs is None for layer in found.layers)
+    if unknown:
+        lines.insert(1, f"not counted: the work of {unknown} layers that depends on the image")
     for line in lines:
         stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 
