@@ -21,15 +21,26 @@ from bitexport.comparison import (
     compare_bits,
     compare_outputs,
     first_divergence,
-    reference_outputs,
+    reference_run,
     sample_input,
     zero_activation_shares,
 )
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
 from bitexport.families import LoadedModel, LoadOptions, load_model
 from bitexport.files import check_writable, write_atomically
-from bitexport.graph import LayerInfo, LoweringOptions, Record, ZeroWeights, capture, lower
+from bitexport.graph import (
+    Captured,
+    LayerInfo,
+    LoweringOptions,
+    Record,
+    ZeroWeights,
+    capture,
+    capture_traced,
+    finish_traced,
+    lower,
+)
 from bitexport.layers import spec_of
+from bitexport.models.mask_rcnn import SCORE_THRESHOLD, Detector
 from bitexport.runtimes import runtime_named
 
 __all__ = [
@@ -200,22 +211,32 @@ def default_output(source: Path) -> Path:
 
 def lowered_model(model: LoadedModel, options: ExportOptions) -> LoweredModel:
     """Capture and lower a loaded model."""
-    input_shape = _input_shape(model, options)
-    captured = capture(
-        model.module,
-        input_shape,
-        options.zero_weights,
-        _ternary_layers(model.module, input_shape, options),
-        model.outputs,
-    )
+    captured = _captured(model, options)
     lowering = LoweringOptions(float16=options.float16, plain=options.plain)
     lowered = lower(captured.graph, lowering)
+    if isinstance(model.module, Detector):
+        finish_traced(captured.graph, SCORE_THRESHOLD)
     return LoweredModel(
         graph=captured.graph,
         layers=tuple(lowered.layers),
         records=(*captured.records, *lowered.records),
         zero_weights=captured.zero_weights,
     )
+
+
+def _captured(model: LoadedModel, options: ExportOptions) -> Captured:
+    if not isinstance(model.module, Detector):
+        input_shape = _input_shape(model, options)
+        ternary = _ternary_layers(model.module, input_shape, options)
+        return capture(model.module, input_shape, options.zero_weights, ternary, model.outputs)
+    if options.float16:
+        raise UnsupportedModel(
+            "a detector cannot be computed in float16",
+            got="--fp16",
+            expected="float32, as float16 holds a box's corners to whole pixels only",
+            fix=f"Leave --fp16 out, or export the backbone: --arch {model.arch}_backbone.",
+        )
+    return capture_traced(model.module, model.outputs)
 
 
 def _ternary_layers(
@@ -251,13 +272,14 @@ def _verify(
     data: bytes, lowered: LoweredModel, model: LoadedModel, options: ExportOptions
 ) -> Comparison:
     runtime = runtime_named("ort")
-    images = sample_input(_input_shape(model, options))
-    expected = reference_outputs(model.module, images, model.outputs)
-    got = runtime.load(data).run({"input": images})
+    shape = lowered.graph.graph.inputs[0].shape
+    images = sample_input(_input_shape(model, options), None if shape is None else shape[0])
+    expected = reference_run(model.module, images, model.outputs)
+    got = runtime.load(data).run({"input": images, **expected.inputs})
     binary = model.binary_activations or any(x.binary_activations for x in lowered.layers)
     tolerance = Tolerance.for_model(binary_activations=binary, float16=options.float16)
     bits = compare_bits(lowered.graph, model.module, images, runtime) if binary else None
-    comparison = compare_outputs(got, expected, tolerance, bits)
+    comparison = compare_outputs(got, expected.outputs, tolerance, bits)
     if comparison.ok or "plus-one" in (options.zero_weights, options.zero_activations):
         return comparison
     divergence = first_divergence(

@@ -18,6 +18,7 @@ from bitexport.errors import UnsupportedModel
 __all__ = [
     "BinaryConvSpec",
     "CodebookConvSpec",
+    "CodebookConvTransposeSpec",
     "CodebookLinearSpec",
     "ConvGeometry",
     "LayerSpec",
@@ -204,7 +205,65 @@ class CodebookLinearSpec(_CodebookSpec):
     """
 
 
-LayerSpec: TypeAlias = SignConvSpec | BinaryConvSpec | CodebookConvSpec | CodebookLinearSpec
+@dataclass(frozen=True)
+class CodebookConvTransposeSpec(_CodebookSpec):
+    """Transposed convolution whose weight is product-quantized, without overlaps.
+
+    Each input pixel becomes kh x kw output pixels of its own: strides equal the kernel's size,
+    nothing is padded, dilated or grouped. ``weight_shape`` is (Ci, Co, kh, kw), so that a row of
+    ``codes`` belongs to an input channel.
+
+    Raises:
+        UnsupportedModel: Codes do not tile the weight, or point past the codebook.
+    """
+
+    @property
+    def out_channels(self) -> int:
+        """Co."""
+        return int(self.weight_shape[1])
+
+    def parts(self) -> tuple[CodebookConvSpec, ...]:
+        """The layer as 1x1 convolutions side by side, one for each weight of a centroid.
+
+        Position t of a row is output channel t // taps and tap t % taps, with taps = kh * kw.
+        Block b of the codes covers t = b*d to (b+1)*d - 1, hence convolution c computes the
+        positions b*d + c from the transposed codes and the column c of the codebook. All parts
+        have the same codes.
+        """
+        in_channels, _, height, width = self.weight_shape
+        blocks, block = self.codes.shape[1], self.codebook.shape[1]
+        channels = np.arange(blocks * block).reshape(blocks, block) // (height * width)
+        return tuple(
+            CodebookConvSpec(
+                codes=np.ascontiguousarray(self.codes.T),
+                codebook=self.codebook[:, column : column + 1],
+                weight_shape=(blocks, in_channels, 1, 1),
+                scale=self.scale[channels[:, column]],
+                bias=self.bias[channels[:, column]],
+            )
+            for column in range(block)
+        )
+
+    def depth_order(self) -> npt.NDArray[np.int64]:
+        """Where the channels that ONNX's DepthToSpace (DCR) wants stand in the parts' outputs.
+
+        int64 [kh * kw * Co]; DepthToSpace wants tap-major channels, tap * Co + co, and the
+        outputs of the parts, concatenated, have position b*d + c at c * blocks + b.
+        """
+        _, out_channels, height, width = self.weight_shape
+        taps, (_, block) = height * width, self.codebook.shape
+        position = np.arange(out_channels * taps).reshape(out_channels, taps).T.ravel()
+        order: npt.NDArray[np.int64] = position % block * self.codes.shape[1] + position // block
+        return order
+
+
+LayerSpec: TypeAlias = (
+    SignConvSpec
+    | BinaryConvSpec
+    | CodebookConvSpec
+    | CodebookConvTransposeSpec
+    | CodebookLinearSpec
+)
 
 
 def _require_shape(name: str, array: npt.NDArray[Any], rank: int) -> None:

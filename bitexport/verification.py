@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import onnx_ir as ir
 from bitexport.comparison import (
     Comparison,
     Divergence,
+    ReferenceRun,
     Tolerance,
     compare_bits,
     compare_outputs,
     first_divergence,
-    reference_outputs,
+    reference_run,
     sample_input,
 )
 from bitexport.errors import ComparisonFailure, InputError
@@ -88,14 +89,14 @@ def verify_file(
     graph, data = read_onnx(model_path)
     checked_layers(graph, model_path)
     recorded = {} if inputs is None else read_recording(inputs)
-    reference = None if checkpoint is None else load(checkpoint, load_options)
+    reference = None if checkpoint is None else _reference(checkpoint, load_options, graph)
     images = _images(graph, recorded, reference)
     expected = _expected(recorded, reference, images)
     input_name, outputs = _interface(graph, model_path)
-    got = runtime.load(data).run({input_name: images})
-    if len(outputs) == 1 == len(expected):
+    got = runtime.load(data).run({input_name: images, **expected.inputs})
+    if len(outputs) == 1 == len(expected.outputs):
         # A foreign file may call its logits anything.
-        got = dict(zip(expected, [got[outputs[0]]], strict=True))
+        got = dict(zip(expected.outputs, [got[outputs[0]]], strict=True))
     usual = Tolerance.for_model(
         binary_activations=any(n.op_type.startswith("BinaryConv") for n in graph.graph),
         float16=computes_in_float16(graph),
@@ -108,13 +109,25 @@ def verify_file(
     bits = None
     if reference is not None:
         bits = compare_bits(graph, reference.module, images, runtime)
-    comparison = compare_outputs(got, expected, tolerance, bits)
+    comparison = compare_outputs(got, expected.outputs, tolerance, bits)
     divergence = None
     if not comparison.ok and reference is not None:
         divergence = first_divergence(
             graph, reference.module, images, runtime, limit=tolerance.rel_l2
         )
     return Verification(comparison, tolerance, divergence)
+
+
+def _reference(checkpoint: Path, options: LoadOptions | None, graph: ir.Model) -> LoadedModel:
+    """The checkpoint's model; of a detector the part that the file says it is."""
+    model = load(checkpoint, options)
+    properties, names = graph.metadata_props, {value.name for value in graph.graph.outputs}
+    arch = properties.get("bitexport.arch", "")
+    asked = options is not None and options.arch is not None
+    same_family = properties.get("bitexport.family") == model.family
+    if asked or not same_family or not arch or len(names) == 1 or names == {*model.outputs}:
+        return model
+    return load(checkpoint, replace(options or LoadOptions(), arch=arch))
 
 
 def _images(
@@ -126,11 +139,12 @@ def _images(
     fallback = (3, _DEFAULT_SIZE, _DEFAULT_SIZE) if reference is None else reference.input_shape
     if shape is None or len(shape) != 4:
         return sample_input(fallback)
+    batch = shape[0]
     channels, height, width = (
         dim if isinstance(dim, int) else usual
         for dim, usual in zip(shape[1:], fallback, strict=True)
     )
-    return sample_input((channels, height, width))
+    return sample_input((channels, height, width), batch)
 
 
 def _of_shape(images: FloatArray, shape: ir.Shape | None) -> FloatArray:
@@ -151,10 +165,10 @@ def _of_shape(images: FloatArray, shape: ir.Shape | None) -> FloatArray:
 
 def _expected(
     recorded: dict[str, FloatArray], reference: LoadedModel | None, images: FloatArray
-) -> dict[str, FloatArray]:
+) -> ReferenceRun:
     if reference is not None:
         try:
-            return reference_outputs(reference.module, images, reference.outputs)
+            return reference_run(reference.module, images, reference.outputs)
         except RuntimeError as error:
             raise InputError(
                 "the torch reference cannot take the inputs",
@@ -163,7 +177,7 @@ def _expected(
                 fix="Give inputs of the right shape.",
             ) from error
     if "logits" in recorded:
-        return {"logits": recorded["logits"]}
+        return ReferenceRun({"logits": recorded["logits"]})
     raise InputError(
         "nothing to compare with",
         got="neither a CKPT nor recorded logits",
@@ -173,7 +187,8 @@ def _expected(
 
 
 def _interface(graph: ir.Model, path: Path) -> tuple[str, list[str]]:
-    inputs, outputs = graph.graph.inputs, graph.graph.outputs
+    optional, outputs = graph.graph.initializers, graph.graph.outputs
+    inputs = [value for value in graph.graph.inputs if value.name not in optional]
     if len(inputs) != 1 or not outputs:
         raise InputError(
             f"{path}: not a model of images",

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -460,12 +461,13 @@ class TestFailures:
         """A comparison that fails ends with 3 and leaves the old file alone."""
         from bitexport import exporter
 
-        right = exporter.reference_outputs
-        monkeypatch.setattr(
-            exporter,
-            "reference_outputs",
-            lambda *args: {name: 2 * array for name, array in right(*args).items()},
-        )
+        right = exporter.reference_run
+
+        def wrong(*args: Any) -> Any:
+            run = right(*args)
+            return replace(run, outputs={name: 2 * x for name, x in run.outputs.items()})
+
+        monkeypatch.setattr(exporter, "reference_run", wrong)
         fails(3, "differs from the torch reference", source=checkpoint, output=output)
 
 

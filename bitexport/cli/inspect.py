@@ -141,6 +141,9 @@ def _print(found: Inspection) -> None:
             "more than 1 bit a weight: input channels fill words of 32 bits, and filters with "
             "weights of exactly 0 are stored twice"
         )
+    unknown = sum(layer.macs is None for layer in found.layers)
+    if unknown:
+        lines.insert(1, f"not counted: the work of {unknown} layers that depends on the image")
     for line in lines:
         stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -34,7 +34,9 @@ from bitexport.families.codebook_layers import (
 )
 from bitexport.families.state import assign_state
 from bitexport.models.mask_rcnn import (
+    DETECTION_NAMES,
     FEATURE_NAMES,
+    Detector,
     FeaturePyramid,
     build_mask_rcnn,
     current_key,
@@ -47,8 +49,11 @@ _DENSE_REASON = "the checkpoint holds this layer unquantized"
 _IMAGENET_SHAPE = (3, 224, 224)
 # A 4:3 image as torchvision's detectors resize and pad it.
 _COCO_SHAPE = (3, 800, 1088)
+# torchvision's detectors resize images to sides between these.
+_DETECTOR_SHAPE = (3, 800, 1333)
+_DETECTOR = "maskrcnn_resnet50_fpn"
 _BACKBONE = "maskrcnn_resnet50_fpn_backbone"
-_ARCHS = (*RESNETS, _BACKBONE)
+_ARCHS = (*RESNETS, _DETECTOR, _BACKBONE)
 _BIASES = "biases."
 _BACKBONE_NOTE = (
     "the file holds a whole Mask R-CNN; this is its backbone with the feature pyramid, for images "
@@ -68,12 +73,12 @@ class KillTheBitsFamily:
     paper = "https://arxiv.org/abs/1907.05686"
 
     def detect(self, checkpoint: Checkpoint) -> str | None:
-        """The torchvision ResNet whose blocks the file has, or Mask R-CNN's backbone."""
+        """The torchvision ResNet whose blocks the file has, or Mask R-CNN."""
         values = checkpoint.values
         if not any(key.endswith(CODES_SUFFIX) for key in values):
             return None
         if any(key.startswith(_DETECTOR_MARK) for key in values):
-            return _BACKBONE
+            return _DETECTOR
         return resnet_of_keys(values)
 
     def build(self, checkpoint: Checkpoint, arch: str, options: LoadOptions) -> LoadedModel:
@@ -95,9 +100,19 @@ class KillTheBitsFamily:
         checkpoint = replace(checkpoint, values=_current_values(checkpoint))
         detector = build_mask_rcnn(_num_classes(checkpoint, _CLASS_BIAS))
         _fill(detector, checkpoint)
-        module = FeaturePyramid(detector.backbone)
+        if arch == _DETECTOR:
+            whole = Detector(detector).eval()
+            return LoadedModel(
+                module=whole,
+                family=self.name,
+                arch=arch,
+                input_shape=_DETECTOR_SHAPE,
+                outputs=DETECTION_NAMES,
+                dense_reasons=_dense_reasons(whole),
+            )
+        module = FeaturePyramid(detector.backbone).eval()
         return LoadedModel(
-            module=module.eval(),
+            module=module,
             family=self.name,
             arch=arch,
             input_shape=_COCO_SHAPE,

@@ -6,8 +6,10 @@ from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.graph.lowering import LoweringOptions, computes_in_float16, lower
 from bitexport.graph.qonnx import QonnxModel, read_qonnx
 from bitexport.graph.records import Record
+from bitexport.graph.traced import THRESHOLD_NAME, capture_traced, finish_traced
 
 __all__ = [
+    "THRESHOLD_NAME",
     "Captured",
     "ImageInput",
     "LayerInfo",
@@ -16,8 +18,10 @@ __all__ = [
     "Record",
     "ZeroWeights",
     "capture",
+    "capture_traced",
     "computes_in_float16",
     "engine_form",
+    "finish_traced",
     "image_input",
     "layers_of",
     "lower",

@@ -30,6 +30,7 @@ from bitexport.ops.nodes import NodeData, node_data
 from bitexport.ops.table import DOMAIN, OP_VERSION
 from bitexport.spec import (
     BinaryConvSpec,
+    CodebookConvTransposeSpec,
     CodebookLinearSpec,
     ConvGeometry,
     LayerSpec,
@@ -47,6 +48,8 @@ def emitter(spec: LayerSpec) -> nn.Module:
         return _TernaryLayer(spec)
     if isinstance(spec, SignConvSpec) and spec.zero_weights:
         return _SplitLayer(spec)
+    if isinstance(spec, CodebookConvTransposeSpec):
+        return _TransposedLayer(spec)
     geometry = None if isinstance(spec, CodebookLinearSpec) else spec.geometry
     return _Node(node_data(spec), geometry)
 
@@ -136,6 +139,23 @@ class _SplitLayer(nn.Module):
         if self.source is not None:
             correction = correction.index_select(1, self.source)
         return self.plus.forward(x) + correction
+
+
+class _TransposedLayer(nn.Module):
+    """A transposed convolution as 1x1 convolutions, whose channels become pixels."""
+
+    def __init__(self, spec: CodebookConvTransposeSpec) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(_Node(node_data(p), p.geometry) for p in spec.parts())
+        self.pixels = (spec.weight_shape[2], spec.weight_shape[3])
+        self.order: Tensor
+        self.register_buffer("order", torch.from_numpy(spec.depth_order()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Called without __call__, so that all nodes belong to this module for the exporter.
+        y = torch.cat([cast(Tensor, part.forward(x)) for part in self.parts], dim=1)
+        y = torch.unflatten(y.index_select(1, self.order), 1, (*self.pixels, -1))
+        return y.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
 def _split_zeros(

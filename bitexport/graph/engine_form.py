@@ -51,6 +51,14 @@ def image_input(model: ir.Model, where: object) -> ImageInput:
         UnsupportedModel: It takes anything else.
     """
     inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    if len(inputs) < len(model.graph.inputs) and len(model.graph.outputs) > 1:
+        raise UnsupportedModel(
+            f"{where}: a whole detector",
+            got="proposals and non-maximum suppression, whose shapes depend on the data",
+            expected="a network that TensorRT's parser takes; it refuses NonZero, for one",
+            fix="Build an engine of the backbone: `bitexport onnx CKPT --arch "
+            "maskrcnn_resnet50_fpn_backbone`, then `bitexport trt`.",
+        )
     shape = inputs[0].shape if len(inputs) == 1 else None
     if shape is None or len(shape) != 4 or inputs[0].dtype != ir.DataType.FLOAT:
         raise _no_classifier(where, f"{len(inputs)} inputs, the first of shape {shape}")

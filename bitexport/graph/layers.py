@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +15,8 @@ from bitexport.ops.table import DOMAIN, op_named
 __all__ = ["LayerInfo", "layers_of"]
 
 _DENSE_OPS = ("Conv", "Gemm", "MatMul")
+# A layer of these may be split for its zeros, which is twice the work but not another layer.
+_SPLIT_OPS = ("SignConv", "BinaryConv", "BinaryConvAdd")
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,23 @@ class LayerInfo:
 def layers_of(model: ir.Model) -> list[LayerInfo]:
     """The layers of a graph in its order; value shapes should have been inferred.
 
-    Nodes of one torch module (a sign layer that was split for its zero weights) count as one.
+    Nodes of one torch module count as one layer: the parts of a sign layer that was split for its
+    zero weights, those of a transposed convolution, and a module that is called several times.
 
     Raises:
         UnsupportedModel: A packed weight breaks the op's schema.
     """
-    nodes = [n for n in model.graph if _is_layer(n)]
-    # groupby compares neighbours only: a foreign node is a group of its own.
-    grouped = groupby(nodes, key=lambda n: _module(n) if n.domain == DOMAIN else id(n))
-    return [_layer_info(members) for members in ([*group] for _, group in grouped)]
+    groups: dict[Hashable, list[ir.Node]] = {}
+    for node in model.graph:
+        if _is_layer(node):
+            groups.setdefault(_layer_key(node), []).append(node)
+    return [_layer_info(members) for members in groups.values()]
+
+
+def _layer_key(node: ir.Node) -> Hashable:
+    """What the nodes of one layer have in common; a node without a name is a layer of its own."""
+    module = _module(node) or id(node)
+    return module if node.domain == DOMAIN else (module, id(_stored(node.inputs[1])))
 
 
 def _module(node: ir.Node) -> str:
@@ -88,7 +97,7 @@ def _stored(value: ir.Value | None) -> ir.Value | None:
 
 def _layer_info(nodes: list[ir.Node]) -> LayerInfo:
     first = nodes[0]
-    name = _module(first) if first.domain == DOMAIN else first.name or first.op_type
+    name = _module(first) if first.domain == DOMAIN or len(nodes) > 1 else first.name
     # Two nodes of one layer may share a constant.
     stored = _distinct(v for node in nodes for v in map(_stored, node.inputs))
     if first.domain == DOMAIN:
@@ -96,27 +105,23 @@ def _layer_info(nodes: list[ir.Node]) -> LayerInfo:
         first = max(nodes, key=lambda node: node.attributes.get_ints("wshape")[0])
         shape = tuple(first.attributes.get_ints("wshape"))
         index = op_named(first.op_type).weight_input
-        packed = ("W", "Codes", "CB")
-        names = [op_named(n.op_type).inputs for n in nodes]
-        words = _distinct(
-            v
-            for node, inputs in zip(nodes, names, strict=True)
-            for v, declared in zip(node.inputs, inputs, strict=True)
-            if declared.name in packed
-        )
+        words = _distinct(v for node in nodes for v in _packed(node, "W", "Codes", "CB"))
         weight_bytes = sum(map(_nbytes, words))
         _check_packed(first, shape, index)
+        # The parts of a transposed convolution have a codebook each, and stand side by side.
+        parts = len(_distinct(v for node in nodes for v in _packed(node, "CB")))
+        shape = (shape[0] * max(1, parts), *shape[1:])
     else:
         weight = _stored(first.inputs[1])
         shape = _dense_shape(first)
         weight_bytes = _nbytes(weight)
     return LayerInfo(
-        name=name,
+        name=name or first.op_type,
         op=first.op_type,
         weight_shape=shape,
         stored_bytes=sum(map(_nbytes, stored)),
         bits_per_weight=8 * weight_bytes / max(1, int(np.prod(shape))),
-        macs=_macs(first, shape),
+        macs=_macs(first, shape) if first.op_type in _SPLIT_OPS else _all_macs(nodes),
         binary_activations=first.op_type.startswith("BinaryConv"),
     )
 
@@ -145,6 +150,22 @@ def _dense_shape(node: ir.Node) -> tuple[int, ...]:
 
 def _nbytes(value: ir.Value | None) -> int:
     return 0 if value is None or value.const_value is None else int(value.const_value.nbytes)
+
+
+def _packed(node: ir.Node, *names: str) -> list[ir.Value | None]:
+    """The packed inputs of a node of ours that have one of these names."""
+    declared = op_named(node.op_type).inputs
+    return [v for v, x in zip(node.inputs, declared, strict=True) if x.name in names]
+
+
+def _all_macs(nodes: list[ir.Node]) -> int | None:
+    """Of the parts of a layer, or of all its calls."""
+    counts = [
+        _macs(n, tuple(n.attributes.get_ints("wshape")) if n.domain == DOMAIN else _dense_shape(n))
+        for n in nodes
+    ]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _macs(node: ir.Node, shape: tuple[int, ...]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -89,13 +90,13 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)
     # Before the layers are measured: two nodes of one layer may share their words.
-    DeduplicateHashedInitializersPass()(model)
+    _deduplicate(DeduplicateHashedInitializersPass(), model)
     attach_functions(model, inlined=options.plain)
     layers = layers_of(model)
     if options.plain:
         InlinePass()(model)
         model.graph.opset_imports.pop(DOMAIN, None)
-    DeduplicateInitializersPass()(model)
+    _deduplicate(DeduplicateInitializersPass(), model)
     TopologicalSortPass()(model)
     _strip(model)
     return Lowered(records, layers)
@@ -109,6 +110,17 @@ def computes_in_float16(model: ir.Model) -> bool:
         and node.attributes.get_int("to", 0) == ir.DataType.FLOAT16
         for node in model.graph
     )
+
+
+def _deduplicate(pass_: ir.passes.InPlacePass, model: ir.Model) -> None:
+    """Run a pass that warns of every constant that a branch of an If returns, which it keeps."""
+    noisy = logging.getLogger("onnx_ir.passes.common.initializer_deduplication")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        pass_(model)
+    finally:
+        noisy.setLevel(level)
 
 
 def _strip(model: ir.Model) -> None:
@@ -126,3 +138,6 @@ def _strip(model: ir.Model) -> None:
         for value in node.outputs:
             if value not in interface:
                 value.type, value.shape = None, None
+    for value in model.graph.initializers.values():
+        if value not in interface:
+            value.type, value.shape = None, None  # its tensor says the same

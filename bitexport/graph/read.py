@@ -156,11 +156,14 @@ def classifier_of(
     inputs, outputs = model.graph.inputs, model.graph.outputs
     shape = inputs[0].shape if len(inputs) == 1 else None
     if len(outputs) != 1 or shape is None or len(shape) != 4:
+        fix = "Export the model with `bitexport onnx`."
+        if len(outputs) > 1:
+            fix = "Run a detector or its backbone with bitexport.session()."
         raise InputError(
             f"{path}: not an image classifier",
             got=f"inputs {[str(v.shape) for v in inputs]} and {len(outputs)} outputs",
             expected="one input [N, C, H, W] and one output",
-            fix="Export the model with `bitexport onnx`.",
+            fix=fix,
         )
     usual = (3, *(size or (_DEFAULT_SIZE, _DEFAULT_SIZE)))
     channels, height, width = (

@@ -20,6 +20,7 @@ from bitexport.layers.sign_conv import SignConv2d
 from bitexport.spec import (
     BinaryConvSpec,
     CodebookConvSpec,
+    CodebookConvTransposeSpec,
     CodebookLinearSpec,
     ConvGeometry,
     LayerSpec,
@@ -29,13 +30,14 @@ from bitexport.spec import (
 __all__ = ["ToSpec", "conv_geometry", "register_layer", "spec_of"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
-ToSpec = Callable[[Layer], LayerSpec]
+ToSpec = Callable[[Layer], LayerSpec | None]
 
 
 def spec_of(layer: nn.Module) -> LayerSpec | None:
-    """The spec of a quantized layer, or None for a layer that no adapter is registered for."""
-    if isinstance(layer, CodebookConvTranspose2d):
-        return None  # no op computes it
+    """The spec of a quantized layer, or None for a layer that no adapter is registered for.
+
+    None also for a transposed convolution whose outputs overlap, which no op computes.
+    """
     for cls in type(layer).__mro__:
         if cls in _ADAPTERS:
             return _ADAPTERS[cls](layer)
@@ -134,12 +136,22 @@ def _codebook_conv(layer: CodebookConv2d) -> LayerSpec:
     )
 
 
+def _codebook_conv_transpose(layer: CodebookConvTranspose2d) -> LayerSpec | None:
+    conv = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | layer.conv
+    strides, dilations = _pair(conv["stride"]), _pair(conv["dilation"])
+    apart = strides == tuple(layer.weight_shape[2:]) and _pair(conv["padding"]) == (0, 0)
+    if not apart or dilations != (1, 1) or conv["groups"] != 1:
+        return None
+    return CodebookConvTransposeSpec(**_codebook_fields(layer))
+
+
 def _codebook_linear(layer: CodebookLinear) -> LayerSpec:
     return CodebookLinearSpec(**_codebook_fields(layer))
 
 
 def _codebook_fields(layer: CodebookConv2d | CodebookLinear) -> dict[str, Any]:
-    out_channels = layer.weight_shape[0]
+    transposed = isinstance(layer, CodebookConvTranspose2d)
+    out_channels = layer.weight_shape[1 if transposed else 0]
     codebook = _array(layer.codebook)
     with np.errstate(over="ignore"):
         half = codebook.astype(np.float16)
@@ -164,9 +176,10 @@ def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
     return tensor.detach().cpu().float().numpy()
 
 
-_ADAPTERS: dict[type[nn.Module], Callable[[Any], LayerSpec]] = {
+_ADAPTERS: dict[type[nn.Module], Callable[[Any], LayerSpec | None]] = {
     BinaryConv2d: _binary_conv,
     SignConv2d: _sign_conv,
     CodebookConv2d: _codebook_conv,
+    CodebookConvTranspose2d: _codebook_conv_transpose,
     CodebookLinear: _codebook_linear,
 }

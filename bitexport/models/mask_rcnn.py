@@ -16,10 +16,22 @@ import re
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
-__all__ = ["FEATURE_NAMES", "FeaturePyramid", "build_mask_rcnn", "current_key"]
+__all__ = [
+    "DETECTION_NAMES",
+    "FEATURE_NAMES",
+    "SCORE_THRESHOLD",
+    "Detector",
+    "FeaturePyramid",
+    "build_mask_rcnn",
+    "current_key",
+]
 
 # The outputs of the pyramid, finest first; "pool" is every second pixel of "3".
 FEATURE_NAMES = ("0", "1", "2", "3", "pool")
+# What a detector returns, the best score first.
+DETECTION_NAMES = ("boxes", "labels", "scores", "masks")
+# torchvision's: weaker detections are dropped.
+SCORE_THRESHOLD = 0.05
 
 _FPN_BLOCK = re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(?!0\.)")
 _MASK_BLOCK = re.compile(r"roi_heads\.mask_head\.mask_fcn([1-4])\.")
@@ -40,6 +52,46 @@ class FeaturePyramid(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Normalized images [N, 3, H, W] -> feature maps [N, 256, H/4, W/4] to [.., H/64, W/64]."""
         return tuple(self.backbone(x).values())
+
+
+class Detector(nn.Module):
+    """The whole Mask R-CNN, for one image.
+
+    Resizing, proposals, the heads and non-maximum suppression are torchvision's own.
+
+    Args:
+        model: A Mask R-CNN in evaluation mode; its layers keep their names.
+    """
+
+    def __init__(self, model: MaskRCNN) -> None:
+        super().__init__()
+        self.transform = model.transform
+        self.backbone = model.backbone
+        self.rpn = model.rpn
+        self.roi_heads = model.roi_heads
+
+    def forward(
+        self, x: Tensor, score_threshold: float | Tensor = SCORE_THRESHOLD
+    ) -> tuple[Tensor, ...]:
+        """One RGB image [1, 3, H, W] of 0 to 1 -> what it shows, D things at most 100.
+
+        Args:
+            x: The image, of any size; torchvision resizes and normalizes it.
+            score_threshold: Detections of lower scores are dropped.
+
+        Returns:
+            Boxes [D, 4] as (left, top, right, bottom) in pixels of the image, labels int64 [D],
+            scores [D], and masks [D, 1, H, W] of 0 to 1.
+        """
+        # torchvision compares with whatever is here, so that a tensor stays an input of a trace.
+        self.roi_heads.score_thresh = score_threshold
+        images, _ = self.transform([x[0]])
+        features = self.backbone(images.tensors)
+        proposals, _ = self.rpn(images, features)
+        found, _ = self.roi_heads(features, proposals, images.image_sizes)
+        size = (x.shape[2], x.shape[3])
+        (found,) = self.transform.postprocess(found, images.image_sizes, [size])
+        return tuple(found[name] for name in DETECTION_NAMES)
 
 
 def build_mask_rcnn(num_classes: int) -> MaskRCNN:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,13 @@ from bitexport.spec import (
     CodebookConvSpec,
     CodebookLinearSpec,
     ConvGeometry,
-    LayerSpec,
     SignConvSpec,
 )
 
 __all__ = ["NodeData", "dense_weight", "node_data"]
 
 AttributeValue = int | str | tuple[int, ...]
+_OneNodeSpec: TypeAlias = SignConvSpec | CodebookConvSpec | CodebookLinearSpec
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class NodeData:
     attributes: Mapping[str, AttributeValue]
 
 
-def node_data(spec: LayerSpec) -> NodeData:
+def node_data(spec: _OneNodeSpec) -> NodeData:
     """Pack a layer into the tensors and attributes of its op.
 
     Args:
-        spec: A layer whose signs hold no 0; see :func:`bitexport.graph.layers.emit` for zeros.
+        spec: A layer whose signs hold no 0; see :mod:`bitexport.graph.emit` for zeros, and for
+            the layers that take several nodes.
 
     Raises:
         UnsupportedModel: A sign is 0, or the codebook has more than 65536 centroids.
@@ -103,7 +104,7 @@ def _codebook_node(spec: CodebookConvSpec | CodebookLinearSpec) -> NodeData:
     return NodeData(op, tensors, _attributes(spec.weight_shape, geometry))
 
 
-def _scale_and_bias(spec: LayerSpec, view: tuple[int, ...]) -> dict[str, npt.NDArray[Any]]:
+def _scale_and_bias(spec: _OneNodeSpec, view: tuple[int, ...]) -> dict[str, npt.NDArray[Any]]:
     return {"S": spec.scale.reshape(view), "B": spec.bias.reshape(view)}
 
 

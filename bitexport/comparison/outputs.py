@@ -9,7 +9,7 @@ that flipped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,25 +18,31 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from bitexport.comparison.detections import compare_detections, detections_of
+from bitexport.comparison.figures import (
+    BitComparison,
+    Comparison,
+    Divergence,
+    Tolerance,
+    relative_l2,
+)
 from bitexport.errors import InputError
-from bitexport.graph import computes_in_float16
+from bitexport.graph import THRESHOLD_NAME, computes_in_float16
 from bitexport.graph.constants import constant
 from bitexport.layers import spec_of
+from bitexport.models.mask_rcnn import DETECTION_NAMES, Detector
 from bitexport.ops.table import op_named
 from bitexport.runtimes import Runtime
 from bitexport.spec import BinaryConvSpec
 
 __all__ = [
-    "BitComparison",
-    "Comparison",
-    "Divergence",
-    "Tolerance",
+    "ReferenceRun",
     "compare_bits",
     "compare_logits",
     "compare_outputs",
     "first_divergence",
     "reference_logits",
-    "reference_outputs",
+    "reference_run",
     "sample_input",
     "zero_activation_shares",
 ]
@@ -49,81 +55,16 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """What still counts as equal.
+class ReferenceRun:
+    """What the torch reference gave.
 
     Attributes:
-        rel_l2: Largest relative L2 error of a sample's logits.
-        top1: Least share of samples whose predicted class agrees.
-        samples: Least share of samples within ``rel_l2``. With 1, the error over all samples
-            together must be within it too.
+        outputs: By name.
+        inputs: What an exported model must be given beside the images to do the same.
     """
 
-    rel_l2: float
-    top1: float
-    samples: float = 1.0
-
-    @classmethod
-    def for_model(cls, *, binary_activations: bool, float16: bool) -> Tolerance:
-        """The usual tolerance.
-
-        float32 sums in another order differ by about 1e-6 relative, so 1e-4 leaves room for
-        deep networks. With binary activations about one of 1e6 signs lies so close to its
-        threshold that rounding decides it; the logits of some samples then move, while a wrong
-        export moves those of all: most samples must be within 1e-3. Half precision rounds each
-        layer to 11 bits, which with binary activations leaves only the predicted class.
-        """
-        if float16:
-            return cls(1.5 if binary_activations else 1e-2, 0.5 if binary_activations else 0.75)
-        if binary_activations:
-            return cls(1e-3, 0.75, 0.75)
-        return cls(1e-4, 1.0)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How two sets of logits compare.
-
-    Attributes:
-        ok: Within the tolerance.
-        samples: Number of samples.
-        max_abs_diff: Largest absolute difference of a logit.
-        rel_l2: ||got - expected|| / ||expected||.
-        top1_agreement: Share of samples with the same predicted class; of feature maps, share of
-            pixels with the same strongest channel.
-        flip_rate: Share of binary activations that differ; None where there are none.
-        zero_activations: Activations of exactly 0 before a sign, where torch's sign is 0 and a
-            bit is +1; None where there are no binary activations.
-    """
-
-    ok: bool
-    samples: int
-    max_abs_diff: float
-    rel_l2: float
-    top1_agreement: float
-    flip_rate: float | None = None
-    zero_activations: int | None = None
-
-
-@dataclass(frozen=True)
-class BitComparison:
-    """How the binary activations of two runs compare.
-
-    Attributes:
-        flip_rate: Share that differ.
-        zeros: How many are exactly 0 before the sign.
-    """
-
-    flip_rate: float
-    zeros: int
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """The first tensor of the graph that differs from its torch module's output."""
-
-    layer: str
-    rel_l2: float
+    outputs: Mapping[str, FloatArray]
+    inputs: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def compare_logits(
@@ -169,7 +110,8 @@ def compare_outputs(
     """Compare every expected output; the figures are those of the worst one.
 
     Of several outputs, which are feature maps, some pixels may differ in their strongest channel:
-    there are many, and in a few the first two are equal but for rounding.
+    there are many, and in a few the first two are equal but for rounding. Detections are looked
+    for one by one.
 
     Raises:
         InputError: An output is missing, or its shape differs.
@@ -181,6 +123,8 @@ def compare_outputs(
             expected=", ".join(expected),
             fix="Name the architecture that was exported with --arch.",
         )
+    if tuple(expected) == DETECTION_NAMES:
+        return compare_detections(got, expected, tolerance)
     if len(expected) > 1:
         tolerance = replace(tolerance, top1=min(tolerance.top1, _PIXEL_TOP1))
     compared = [compare_logits(got[k], expected[k], tolerance, bits) for k in expected]
@@ -285,7 +229,8 @@ def _tapped(
     """Run the graph with some of its inner values as further outputs, which are then taken back."""
     outputs = model.graph.outputs
     before = list(outputs)
-    given = {v.name: images for v in model.graph.inputs}
+    optional = model.graph.initializers
+    given = {v.name: images for v in model.graph.inputs if v.name not in optional}
     kind = ir.DataType.FLOAT16 if computes_in_float16(model) else ir.DataType.FLOAT
     try:
         for value in dict.fromkeys(values):
@@ -299,21 +244,17 @@ def _tapped(
     return {**{k or "": v for k, v in given.items()}, **results}
 
 
-def relative_l2(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    """||got - expected|| / ||expected|| in float64; NaN unless both are finite."""
-    a, b = got.astype(np.float64), expected.astype(np.float64)
-    norm = float(np.linalg.norm(b))
-    difference = float(np.linalg.norm(a - b))
-    if norm == 0:
-        return 0.0 if difference == 0 else float("inf")
-    return difference / norm
+def sample_input(input_shape: tuple[int, int, int], batch: object = None) -> FloatArray:
+    """Standard normal images of a fixed seed: float32 [N, C, H, W].
 
-
-def sample_input(input_shape: tuple[int, int, int]) -> FloatArray:
-    """Standard normal images of a fixed seed: float32 [N, C, H, W], fewer of large ones."""
+    Args:
+        input_shape: (C, H, W).
+        batch: N, where it is a number; otherwise 8, or fewer if they are large.
+    """
     rng = np.random.default_rng(_SEED)
     pixels = input_shape[1] * input_shape[2]
     samples = max(1, min(_SAMPLES, _MOST_PIXELS // max(1, pixels)))
+    samples = batch if isinstance(batch, int) else samples
     return rng.standard_normal((samples, *input_shape), dtype=np.float32)
 
 
@@ -322,11 +263,12 @@ def reference_logits(module: nn.Module, images: FloatArray) -> FloatArray:
     return _reference(module, images)[0]
 
 
-def reference_outputs(
-    module: nn.Module, images: FloatArray, names: Sequence[str]
-) -> dict[str, FloatArray]:
+def reference_run(module: nn.Module, images: FloatArray, names: Sequence[str]) -> ReferenceRun:
     """All outputs of the torch reference by name."""
-    return dict(zip(names, _reference(module, images), strict=True))
+    if isinstance(module, Detector):
+        found, threshold = detections_of(module, images)
+        return ReferenceRun(found, {THRESHOLD_NAME: threshold})
+    return ReferenceRun(dict(zip(names, _reference(module, images), strict=True)))
 
 
 def _reference(module: nn.Module, images: FloatArray) -> tuple[FloatArray, ...]:

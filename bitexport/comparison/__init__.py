@@ -1,0 +1,39 @@
+"""Compare an exported model with its torch reference, and find where they part."""
+
+from bitexport.comparison.detections import compare_detections
+from bitexport.comparison.figures import (
+    BitComparison,
+    Comparison,
+    Divergence,
+    Tolerance,
+    relative_l2,
+)
+from bitexport.comparison.outputs import (
+    ReferenceRun,
+    compare_bits,
+    compare_logits,
+    compare_outputs,
+    first_divergence,
+    reference_logits,
+    reference_run,
+    sample_input,
+    zero_activation_shares,
+)
+
+__all__ = [
+    "BitComparison",
+    "Comparison",
+    "Divergence",
+    "ReferenceRun",
+    "Tolerance",
+    "compare_bits",
+    "compare_detections",
+    "compare_logits",
+    "compare_outputs",
+    "first_divergence",
+    "reference_logits",
+    "reference_run",
+    "relative_l2",
+    "sample_input",
+    "zero_activation_shares",
+]
