@@ -16,15 +16,15 @@ namespace bitexport {
 namespace ort {
 namespace {
 
-constexpr const OpSpec& spec_of(const char* op_type) { return kOps[op_index(op_type)]; }
-
 // The ops that have a kernel here. Nodes of the other ops of the table run their function bodies.
 // A kernel hides the body for every type, so each op comes for both that T can be.
 std::vector<OpDefinition> define_ops(const Api& api) {
   std::vector<OpDefinition> ops;
   for (const TensorType activations : {TensorType::kFloat, TensorType::kFloat16}) {
-    ops.push_back(define_op<BinaryConv>(api, spec_of("BinaryConv"), activations));
-    ops.push_back(define_op<BinaryConv>(api, spec_of("BinaryConvAdd"), activations));
+    for (const OpSpec& spec : kOps) {
+      if (!has_binary_activations(spec)) continue;
+      ops.push_back(define_op<BinaryConv>(api, spec, activations));
+    }
   }
   return ops;
 }
