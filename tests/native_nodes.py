@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import plugins_build
 import tensorrt_headers
-from single_node import expected, model_of, with_residual
+from single_node import expected, model_of, takes_residual, with_epilogue
 
 from bitexport.ops.nodes import NodeData, node_data
 from bitexport.spec import BinaryConvSpec, ConvGeometry
@@ -39,7 +39,7 @@ def binary_node(
     scale, bias = rng.normal(size=(2, out_channels)).astype(np.float32)
     threshold = rng.normal(size=channels).astype(np.float32)
     node = node_data(BinaryConvSpec(signs, scale, bias, geometry, threshold))
-    return with_residual(node) if op == "BinaryConvAdd" else node
+    return with_epilogue(op, node, SEED)
 
 
 def unscaled(node: NodeData) -> NodeData:
@@ -54,7 +54,7 @@ def feed_of(node: NodeData, shape: tuple[int, ...], seed: int = SEED) -> dict[st
     # Some activations lie exactly on the threshold.
     x = np.where(rng.random(shape) < 0.1, node.tensors["Th"], x).astype(np.float32)
     feed = {"X": x}
-    if node.op.name == "BinaryConvAdd":
+    if takes_residual(node):
         size = expected(node, x).shape
         feed["R"] = rng.integers(-50, 50, size).astype(np.float32)
     return feed

@@ -13,13 +13,27 @@ from bitexport.ops.nodes import NodeData, dense_weight
 from bitexport.ops.table import op_named
 
 
-def with_residual(node: NodeData) -> NodeData:
-    """A BinaryConv's data as a BinaryConvAdd's."""
-    return NodeData(op_named("BinaryConvAdd"), node.tensors, node.attributes)
+def with_epilogue(op: str, node: NodeData, seed: int) -> NodeData:
+    """A BinaryConv's data as that of an op with a residual, an activation, or both.
+
+    Slopes are negative, between 0 and 1, and above 1; the bounds cut off both ends.
+    """
+    channels = node.attributes["wshape"][0]
+    rng = np.random.default_rng(seed)
+    slope, shift = rng.uniform(-1, 2, (2, 1, channels, 1, 1)).astype(np.float32)
+    low, high = (np.full((1, 1, 1, 1), bound, np.float32) for bound in (-2, 1.5))
+    extra = {"Slope": slope, "Shift": shift, "Lo": low, "Hi": high}
+    names = {declared.name for declared in op_named(op).inputs}
+    tensors = {**node.tensors, **{k: v for k, v in extra.items() if k in names}}
+    return NodeData(op_named(op), tensors, node.attributes)
+
+
+def takes_residual(node: NodeData) -> bool:
+    return any(declared.name == "R" for declared in node.op.inputs)
 
 
 def model_of(
-    node: NodeData, rank: int, *, elem: ir.DataType = ir.DataType.FLOAT
+    node: NodeData, rank: int, *, elem: ir.DataType = ir.DataType.FLOAT, steep: bool = True
 ) -> onnx.ModelProto:
     """A model whose inputs are the op's activations and whose output is Y, all of type ``elem``."""
     inputs = {
@@ -53,7 +67,9 @@ def model_of(
         opset_imports={"": 18, "bitexport": 1},
         name="single",
     )
-    return ir.to_proto(ir.Model(graph, ir_version=8, functions=[function_for(node.op)]))
+    return ir.to_proto(
+        ir.Model(graph, ir_version=8, functions=[function_for(node.op, steep=steep)])
+    )
 
 
 def expected(node: NodeData, x: np.ndarray, r: np.ndarray | None = None) -> np.ndarray:
@@ -75,4 +91,10 @@ def expected(node: NodeData, x: np.ndarray, r: np.ndarray | None = None) -> np.n
             groups=node.attributes["group"],
         )
     y = y * tensors["S"].double() + tensors["B"].double()
-    return (y if r is None else y + torch.from_numpy(r).double()).numpy()
+    if r is not None:
+        y = y + torch.from_numpy(r).double()
+    if "Slope" in tensors:
+        y = torch.where(y >= 0, y, tensors["Slope"].double() * y) + tensors["Shift"].double()
+    if "Lo" in tensors:
+        y = y.clamp(tensors["Lo"].item(), tensors["Hi"].item())
+    return y.numpy()

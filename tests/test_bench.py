@@ -116,6 +116,27 @@ def test_twin_of_a_binary_layer_is_one_convolution(centered: bool, plain: bool) 
     assert min(errors) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("activation", "kinds"),
+    [(nn.PReLU(8), ["Max", "Mul"]), (nn.Hardtanh(), ["Clip"]), (nn.ReLU(), ["Relu"])],
+    ids=["prelu", "hardtanh", "relu"],
+)
+def test_twin_keeps_the_activation_of_its_layer(activation: nn.Module, kinds: list[str]) -> None:
+    torch.manual_seed(0)
+    conv = BinaryConv2d(8, 8, 3, padding=1)
+    captured = capture(nn.Sequential(conv, activation).eval(), (8, 6, 6))
+    lower(captured.graph)
+    assert len(list(captured.graph.graph)) == 1
+    assert to_dense(captured.graph)
+    assert sorted(node.op_type for node in captured.graph.graph) == sorted(["Conv", *kinds])
+    x = np.random.default_rng(0).standard_normal((2, 8, 6, 6), dtype=np.float32)
+    latent = conv.weight.detach()
+    weight = torch.sign(latent) * latent.abs().mean(dim=(1, 2, 3), keepdim=True)
+    want = activation(nn.functional.conv2d(torch.from_numpy(x), weight, padding=1)).detach()
+    got = logits(ir.to_proto(captured.graph).SerializeToString(), x)
+    assert relative_error(got, want.numpy()) < 1e-5
+
+
 def test_int8_twin_runs_on_integer_kernels(exported: dict[str, Path]) -> None:
     from bitexport.runtimes.ort_profile import profile_nodes
 

@@ -126,15 +126,16 @@ def test_the_restatement_notices_a_missing_shortcut() -> None:
     assert relative_l2(wrong, right) > 0.1
 
 
-def test_residuals_and_shifts_are_fused(tmp_path: Path) -> None:
+def test_residuals_shifts_and_activations_are_fused(tmp_path: Path) -> None:
     state = resnet_state((1, 1, 1, 1), react=True, flat=False)
     path = save(state, tmp_path / "checkpoint.pth.tar")
     options = ExportOptions(input_size=(64, 64))
     report = bitexport.export(path, path=tmp_path / "model.onnx", options=options)
-    assert [layer.op for layer in report.layers].count("BinaryConvAdd") == 4
-    folded = [r for r in report.records if r.rule == "fold-channel-shift"]
-    assert len(folded) == 4
-    assert all(record.applied for record in folded)
+    assert [layer.op for layer in report.layers].count("BinaryConvAddPRelu") == 4
+    for rule in ("fold-channel-shift", "fuse-activation"):
+        records = [r for r in report.records if r.rule == rule]
+        assert len(records) == 4
+        assert all(record.applied for record in records)
 
 
 @pytest.mark.parametrize(

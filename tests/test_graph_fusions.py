@@ -9,10 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx_ir.passes.common import TopologicalSortPass
 from torch import nn
 
 from bitexport.graph import capture, lower
+from bitexport.graph.passes.attach_functions import attach_functions
 from bitexport.graph.passes.fold_threshold import exact_threshold
+from bitexport.graph.passes.fuse_activation import split_activation
+from bitexport.graph.passes.split_prelu import split_prelu
 from bitexport.layers import BinaryConv2d
 
 SEED = 11
@@ -133,7 +137,7 @@ def test_residual_joins_the_convolution():
 def test_a_shift_after_the_sum_joins_the_bias():
     model = randomized(BiRealBlock(shift=True))
     graph, rules, _ = lowered(model)
-    assert ops(graph) == ["BinaryConvAdd", "Relu"]
+    assert ops(graph) == ["BinaryConvAddClip"]
     assert ("fold-channel-shift", True) in rules
     check_equal(model, graph)
 
@@ -169,6 +173,110 @@ def test_a_broadcast_summand_is_no_residual():
     graph, rules, _ = lowered(model)
     assert "BinaryConvAdd" not in ops(graph)
     assert ("fuse-residual", False) in rules
+    check_equal(model, graph)
+
+
+# ---- Activations --------------------------------------------------------------------------------
+
+
+class Activated(nn.Module):
+    """A convolution, perhaps a residual, an activation, perhaps a shift."""
+
+    def __init__(self, activation: nn.Module, *, residual: bool, shift: bool = False) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(6, 6, 3, padding=1)
+        self.activation = activation
+        self.residual = residual
+        self.move = nn.Parameter(torch.randn(1, 6, 1, 1)) if shift else None
+
+    def forward(self, x):
+        y = self.conv(x)
+        y = self.activation(y + x if self.residual else y)
+        return y if self.move is None else y + self.move
+
+
+def prelu_of(*slopes: float) -> nn.PReLU:
+    prelu = nn.PReLU(len(slopes))
+    prelu.weight.data = torch.tensor(slopes)
+    return prelu
+
+
+RAMP = prelu_of(-0.5, 0, 0.25, 0.5, 1, 1)
+STEEP = prelu_of(-0.5, 0, 0.25, 1, 1.5, 3)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(
+    ("activation", "shift", "suffix"),
+    [
+        (RAMP, True, "PRelu"),
+        (STEEP, True, "PRelu"),
+        (STEEP, False, "PRelu"),
+        (prelu_of(0.3), False, "PRelu"),
+        (nn.Hardtanh(), False, "Clip"),
+        (nn.ReLU6(), False, "Clip"),
+        (nn.ReLU(), False, "Clip"),
+    ],
+    ids=["shifted", "steep and shifted", "steep", "one slope", "hardtanh", "relu6", "relu"],
+)
+def test_an_activation_joins_the_convolution(activation, shift, suffix, residual):
+    model = randomized(Activated(activation, residual=residual, shift=shift))
+    graph, rules, _ = lowered(model)
+    assert ops(graph) == ["BinaryConvAdd" + suffix if residual else "BinaryConv" + suffix]
+    assert ("fuse-activation", True) in rules
+    assert graph.graph.outputs[0].name == "logits"
+    check_equal(model, graph)
+
+
+@pytest.mark.parametrize("activation", [RAMP, STEEP, nn.Hardtanh()], ids=["ramp", "steep", "clip"])
+def test_a_fused_activation_is_the_same_to_the_last_bit(activation):
+    """As the file without the fusion, in which the same operators stand behind the node."""
+    model = randomized(Activated(activation, residual=True))
+    graph, _, _ = lowered(model)
+    apart, _, _ = lowered(model)
+    assert split_activation(apart)
+    split_prelu(apart)
+    attach_functions(apart)
+    TopologicalSortPass()(apart)
+    assert ops(apart)[0] == "BinaryConvAdd"
+    assert len(ops(apart)) > 1
+    x = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(SEED)).numpy()
+    results = [
+        onnxruntime.InferenceSession(ir.to_proto(m).SerializeToString()).run(None, {"input": x})[0]
+        for m in (graph, apart)
+    ]
+    assert np.array_equal(*results)
+
+
+class ReadTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(6, 6, 3, padding=1)
+        self.prelu = nn.PReLU(6)
+
+    def forward(self, x):
+        y = self.conv(x) + x
+        return self.prelu(y) + y.mean(dim=(2, 3), keepdim=True)
+
+
+def test_a_sum_that_others_read_keeps_its_activation_apart():
+    model = randomized(ReadTwice())
+    graph, rules, records = lowered(model)
+    assert "BinaryConvAdd" in ops(graph)
+    assert ("fuse-activation", False) in rules
+    assert any("other nodes read its sum" in r.detail for r in records)
+    check_equal(model, graph)
+
+
+def test_a_shift_that_comes_after_other_readers_stays():
+    class Twice(Activated):
+        def forward(self, x):
+            y = self.activation(self.conv(x))
+            return y + self.move + torch.relu(y)
+
+    graph, _, _ = lowered(model := randomized(Twice(RAMP, residual=False, shift=True)))
+    assert ops(graph)[0] == "BinaryConvPRelu"
+    assert "Add" in ops(graph)
     check_equal(model, graph)
 
 

@@ -26,6 +26,7 @@ from bitexport.runtimes.ort import OnnxRuntime
 from bitexport.spec import ConvGeometry
 
 OPS = ("BinaryConv", "BinaryConvAdd")
+ACTIVATED = ("BinaryConvPRelu", "BinaryConvAddPRelu", "BinaryConvClip", "BinaryConvAddClip")
 # S * acc, + B and + R round once each, and acc is exact.
 ROUNDINGS = 3
 EPSILON = np.finfo(np.float32).eps
@@ -98,7 +99,20 @@ def test_results_are_rounded_once_a_step(library, op, case):
     assert np.abs(y - body).max() <= BODY_TOLERANCE * np.abs(want).max(), SEED
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("case", ["plain 3x3", "1x1 strided", "grouped", "depthwise", "batch 8"])
+@pytest.mark.parametrize("op", ACTIVATED)
+def test_activations_round_as_those_of_the_body(library, op, case):
+    """With S = 1 and B = 0 all before the activation is exact, and so Y is equal bit for bit."""
+    shape, out_channels, kernel, geometry = CASES[case]
+    node = unscaled(binary_node(op, shape[1], out_channels, kernel, geometry))
+    feed = feed_of(node, shape)
+    y = run(serialized(node), feed, library, threads=2)
+    assert np.array_equal(y, run(serialized(node), feed, None)), SEED
+    want = expected(node, feed["X"], feed.get("R"))
+    assert np.abs(y - want).max() <= 2 * EPSILON * np.abs(want).max()
+
+
+@pytest.mark.parametrize("op", (*OPS, *ACTIVATED))
 def test_the_kernel_runs_and_not_the_body(library, op):
     node = binary_node(op, 40, 12, (3, 3), SAME)
     feed = feed_of(node, (2, 40, 6, 6))

@@ -153,10 +153,28 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     "R of another batch": (with_input("R", (1, 12, 6, 7)), r"got \[1, 12, 6, 7\]"),
     "no R": (without_last_input, "input"),
 }
+NUMBER = np.ones((1, 1, 1, 1), np.float32)
+# The same for the ops with an activation.
+ACTIVATED_REFUSALS: dict[str, tuple[str, Change, str]] = {
+    "Slope of one number": ("PRelu", with_constant("Slope", NUMBER), r"Slope of float .*, got"),
+    "Shift too long": ("PRelu", with_constant("Shift", np.ones((1, 13, 1, 1))), "Shift of float"),
+    "Slope computed": ("PRelu", computed("Slope"), "constant Slope"),
+    "no Shift": ("PRelu", without_last_input, "input"),
+    "Lo of every channel": (
+        "Clip",
+        with_constant("Lo", FLOATS),
+        r"Lo of float \[1, 1, 1, 1\], got",
+    ),
+    "Hi computed": ("Clip", computed("Hi"), "constant Hi"),
+    "Hi below Lo": ("Clip", with_constant("Hi", -9 * NUMBER), r"Lo <= Hi, got -2\.0+ and -9\.0"),
+    "Lo of no number": ("Clip", with_constant("Lo", np.nan * NUMBER), "Lo <= Hi, got"),
+}
+CASES = {name: ("", *case) for name, case in REFUSALS.items()} | ACTIVATED_REFUSALS
 
 
-def valid_model() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    node = binary_node("BinaryConvAdd", X_SHAPE[1], 12, (3, 3), GEOMETRY)
+def valid_model(activation: str = "") -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    op = f"BinaryConvAdd{activation}"
+    node = binary_node(op, X_SHAPE[1], 12, (3, 3), GEOMETRY)
     model = model_of(node, 4)
     model.graph.node[0].name = NODE
     return model, feed_of(node, X_SHAPE)
@@ -167,8 +185,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("refusals")
     model, feed = valid_model()
     save(folder, "valid", model.SerializeToString(), feed)
-    for name, (change, _) in REFUSALS.items():
-        model, feed = valid_model()
+    for name, (activation, change, _) in CASES.items():
+        model, feed = valid_model(activation)
         change(model, feed)
         save(folder, name, model.SerializeToString(), feed)
     return folder
@@ -183,12 +201,12 @@ def test_the_model_that_is_changed_is_valid(answers):
     assert answers["valid"] is None
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize("name", CASES)
 def test_a_wrong_node_is_refused_by_name(answers, name):
     error = answers[name]
     assert error is not None
     assert NODE in error
-    assert re.search(REFUSALS[name][1], error), error
+    assert re.search(CASES[name][-1], error), error
 
 
 def test_refusals_are_clean_under_sanitizers(models, answers, tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
-from single_node import expected, model_of, with_residual
+from single_node import expected, model_of, takes_residual, with_epilogue
 
 from bitexport.ops.nodes import NodeData, node_data
 from bitexport.ops.table import OPS
@@ -52,7 +54,7 @@ def conv_node(op: str, channels: int, kernel: tuple[int, int], geometry: ConvGeo
     if op.startswith("BinaryConv"):
         threshold = rng.normal(size=channels).astype(np.float32)
         node = node_data(BinaryConvSpec(signs, scale, bias, geometry, threshold))
-        return with_residual(node) if op == "BinaryConvAdd" else node
+        return with_epilogue(op, node, SEED)
     centroids = 256 if op == "CodebookConv" else 1000
     block = kernel[0] * kernel[1]
     codes = rng.integers(centroids, size=(out_channels, shape[1])).astype(np.uint16)
@@ -74,16 +76,19 @@ def activations(node: NodeData, channels: int) -> dict[str, np.ndarray]:
         return {"X": rng.normal(size=(3, channels)).astype(np.float32)}
     x = rng.normal(size=(2, channels, 9, 11)).astype(np.float32)
     feed = {"X": x}
-    if node.op.name == "BinaryConvAdd":
+    if takes_residual(node):
         feed["R"] = rng.normal(size=expected(node, x).shape).astype(np.float32)
     return feed
 
 
+# The bodies with an activation differ from the others behind the convolution alone.
+ACTIVATED = [op.name for op in OPS if op.name.endswith(("PRelu", "Clip"))]
 CONV_CASES = [
     pytest.param(op.name, *case, id=f"{op.name}-{name}")
     for op in OPS
     if op.kind == "conv"
     for name, case in GEOMETRIES.items()
+    if op.name not in ACTIVATED or name == "uneven strides and pads"
 ]
 
 
@@ -111,6 +116,20 @@ def check(node: NodeData, feed: dict[str, np.ndarray], elem: ir.DataType) -> Non
         assert y.shape == want.shape
         error = np.abs(y.astype(np.float64) - want).max() / np.abs(want).max()
         assert error <= TOLERANCE[elem], f"relative error {error:.2e}, seed {SEED}"
+
+
+@pytest.mark.parametrize("op", ["BinaryConvPRelu", "BinaryConvAddPRelu"])
+def test_the_body_for_slopes_up_to_1_computes_the_same(op):
+    node = conv_node(op, 3, (3, 3), ConvGeometry())
+    slope = np.linspace(-1.5, 1, node.tensors["Slope"].size, dtype=np.float32)
+    node = replace(node, tensors={**node.tensors, "Slope": slope.reshape(1, -1, 1, 1)})
+    feed = activations(node, 3)
+    results = []
+    for steep in (True, False):
+        model = model_of(node, 4, steep=steep)
+        assert ("Max" in {n.op_type for n in model.functions[0].node}) != steep
+        results.append(onnxruntime.InferenceSession(model.SerializeToString()).run(None, feed)[0])
+    assert np.array_equal(*results)
 
 
 def test_nan_compares_as_minus_one():

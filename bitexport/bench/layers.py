@@ -8,6 +8,7 @@ import numpy as np
 
 from bitexport.bench.record import LayerTime
 from bitexport.bench.roofline import Rates
+from bitexport.ops.table import OPS
 from bitexport.runtimes.base import Arrays
 from bitexport.runtimes.ort_profile import NodeTime, Tensor, profile_nodes
 
@@ -111,8 +112,7 @@ _WEIGHT_INPUTS = {
     "MatMul": 1,
     "FusedMatMul": 1,
     "QLinearConv": 3,
-    "BinaryConv": 1,
-    "BinaryConvAdd": 1,
+    **{op.name: op.weight_input for op in OPS if op.name.startswith("BinaryConv")},
 }
 _PRODUCTS = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 

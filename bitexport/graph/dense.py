@@ -2,6 +2,7 @@
 
     X -> BinaryConv(W, Th, S, B)      =>  X -> Conv(S * W, B)
     X -> BinaryConvAdd(W, Th, S, B, R) =>  X -> Conv(S * W, B) -> Add(R)
+    ..PRelu, ..Clip                    =>  the same, and the activation behind it
     X -> CodebookConv(Codes, CB, S, B) =>  X -> Conv(S * reshape(CB[Codes]), B)
 
 The sign of the activations goes, and the mean that was subtracted for its sake. Layers that are
@@ -25,6 +26,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bitexport.graph.constants import constant, graph_of, new_constant, take_over_output
 from bitexport.graph.lowering import computes_in_float16
+from bitexport.graph.passes.fuse_activation import split_activation
+from bitexport.graph.passes.split_prelu import split_prelu
 from bitexport.graph.passes.to_float16 import to_float16
 from bitexport.ops.nodes import dense_weight
 from bitexport.ops.table import DOMAIN, op_named
@@ -59,6 +62,8 @@ def to_dense(model: ir.Model) -> bool:
     """
     changed = to_float32(model)
     graph = model.graph
+    if split_activation(model):
+        split_prelu(model)
     nodes = [node for node in graph if node.domain == DOMAIN]
     whole = [n for n in graph if n.op_type == "Add" and not n.domain]
     # An Add of two parts first: the parts are dead afterwards.

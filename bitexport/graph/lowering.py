@@ -24,6 +24,7 @@ from bitexport.graph.passes.expand_quantizers import expand_quantizers
 from bitexport.graph.passes.fold_batch_norm import fold_batch_norm
 from bitexport.graph.passes.fold_channel_shift import fold_channel_shift
 from bitexport.graph.passes.fold_threshold import fold_threshold
+from bitexport.graph.passes.fuse_activation import fuse_activation
 from bitexport.graph.passes.fuse_quantizers import fuse_quantizers
 from bitexport.graph.passes.fuse_residual import fuse_residual
 from bitexport.graph.passes.move_quantizers import move_quantizers
@@ -86,6 +87,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     records += fuse_residual(model)
     records += fold_channel_shift(model)
     records += fold_threshold(model)
+    records += fuse_activation(model)
     records += split_prelu(model)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)

@@ -93,13 +93,16 @@ class _Body:
         )
 
 
-def function_for(op: Op, *, measured: Collection[str] = MEASURABLE) -> ir.Function:
+def function_for(
+    op: Op, *, measured: Collection[str] = MEASURABLE, steep: bool = True
+) -> ir.Function:
     """A fresh model-local function that computes ``op`` with operators of opset 18.
 
     Args:
         op: A row of the op table.
         measured: The attributes among ``MEASURABLE`` that some caller sets to anything but 1.
             Only these are measured; none, if the function is to be inlined into its callers.
+        steep: Whether a slope of a caller may exceed 1; a PReLU takes half the operators without.
     """
     body = _Body(op)
     weight = _WEIGHTS[op.name](body)
@@ -108,7 +111,7 @@ def function_for(op: Op, *, measured: Collection[str] = MEASURABLE) -> ir.Functi
         accumulator = body("Gemm", body.inputs["X"], weight, transB=1)
     else:
         accumulator = _convolution(body, _activations(body), weight, measured)
-    return body.finish(_epilogue(body, accumulator))
+    return body.finish(body("CastLike", _epilogue(body, accumulator, steep), body.inputs["X"]))
 
 
 def _convolution(body: _Body, x: ir.Value, weight: ir.Value, measured: Collection[str]) -> ir.Value:
@@ -187,13 +190,28 @@ def _activations(body: _Body) -> ir.Value:
     return body("CastLike", body("Where", above, one, minus_one), x)
 
 
-def _epilogue(body: _Body, accumulator: ir.Value) -> ir.Value:
-    """Y = S * acc + B (+ R), in float32, then back to T."""
+def _epilogue(body: _Body, accumulator: ir.Value, steep: bool) -> ir.Value:
+    """S * acc + B (+ R), then the op's activation; in float32."""
     y = body("Mul", body("Cast", accumulator, to=ir.DataType.FLOAT), body.inputs["S"])
     y = body("Add", y, body.inputs["B"])
     if "R" in body.inputs:
         y = body("Add", y, body("Cast", body.inputs["R"], to=ir.DataType.FLOAT))
-    return body("CastLike", y, body.inputs["X"])
+    if "Slope" in body.inputs:
+        return body("Add", _prelu(body, y, steep), body.inputs["Shift"])
+    if "Lo" in body.inputs:
+        # ONNX's Clip takes scalars; ONNX Runtime merges it with the convolution.
+        low, high = (body("Reshape", body.inputs[name], body.ints()) for name in ("Lo", "Hi"))
+        return body("Clip", y, low, high)
+    return y
+
+
+def _prelu(body: _Body, t: ir.Value, steep: bool) -> ir.Value:
+    """PReLU without ONNX's operator, which is slow in ONNX Runtime; see ``split_prelu.py``."""
+    slope = body.inputs["Slope"]
+    if not steep:
+        return body("Max", t, body("Mul", t, slope))
+    negative = body("Min", t, body.constant(np.zeros((), np.float32)))
+    return body("Add", body("Relu", t), body("Mul", negative, slope))
 
 
 def _sign_weight(body: _Body) -> ir.Value:
@@ -263,6 +281,10 @@ _WEIGHTS: dict[str, Callable[[_Body], ir.Value]] = {
     "SignConv": _sign_weight,
     "BinaryConv": _sign_weight,
     "BinaryConvAdd": _sign_weight,
+    "BinaryConvPRelu": _sign_weight,
+    "BinaryConvAddPRelu": _sign_weight,
+    "BinaryConvClip": _sign_weight,
+    "BinaryConvAddClip": _sign_weight,
     "CodebookConv": _codebook_weight(8),
     "CodebookConv16": _codebook_weight(16),
     "CodebookGemm": _codebook_weight(16),

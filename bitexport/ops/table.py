@@ -76,6 +76,10 @@ _TH = Input("Th", "float", "[1, Ci, 1, 1]", "threshold: the activation is +1 whe
 _S4 = Input("S", "float", "[1, Co, 1, 1]", "scale")
 _B4 = Input("B", "float", "[1, Co, 1, 1]", "bias")
 _R = Input("R", "T", "[N, Co, Ho, Wo]", "residual that is added to the result")
+_SLOPE = Input("Slope", "float", "[1, Co, 1, 1]", "slope of the negative half of t")
+_SHIFT = Input("Shift", "float", "[1, Co, 1, 1]", "added after the PReLU")
+_LO = Input("Lo", "float", "[1, 1, 1, 1]", "lower bound; -inf for none")
+_HI = Input("Hi", "float", "[1, 1, 1, 1]", "upper bound, no less than Lo; +inf for none")
 _CB = Input("CB", "float16", "[K, d]", "codebook: K centroids of d weights")
 
 
@@ -119,6 +123,38 @@ OPS: tuple[Op, ...] = (
         "1-bit weights, 1-bit activations, with a residual",
         "Y = S * conv(X >= Th ? +1 : -1, W) + B + R",
         (_X4, _W, _TH, _S4, _B4, _R),
+        _CONV_ATTRIBUTES,
+        "conv",
+    ),
+    Op(
+        "BinaryConvPRelu",
+        "1-bit weights, 1-bit activations, then a PReLU",
+        "t = S * conv(X >= Th ? +1 : -1, W) + B;  Y = (t >= 0 ? t : Slope * t) + Shift",
+        (_X4, _W, _TH, _S4, _B4, _SLOPE, _SHIFT),
+        _CONV_ATTRIBUTES,
+        "conv",
+    ),
+    Op(
+        "BinaryConvAddPRelu",
+        "1-bit weights, 1-bit activations, with a residual, then a PReLU",
+        "t = S * conv(X >= Th ? +1 : -1, W) + B + R;  Y = (t >= 0 ? t : Slope * t) + Shift",
+        (_X4, _W, _TH, _S4, _B4, _R, _SLOPE, _SHIFT),
+        _CONV_ATTRIBUTES,
+        "conv",
+    ),
+    Op(
+        "BinaryConvClip",
+        "1-bit weights, 1-bit activations, then bounds: a hard tanh or a ReLU",
+        "t = S * conv(X >= Th ? +1 : -1, W) + B;  Y = min(max(t, Lo), Hi)",
+        (_X4, _W, _TH, _S4, _B4, _LO, _HI),
+        _CONV_ATTRIBUTES,
+        "conv",
+    ),
+    Op(
+        "BinaryConvAddClip",
+        "1-bit weights, 1-bit activations, with a residual, then bounds: a hard tanh or a ReLU",
+        "t = S * conv(X >= Th ? +1 : -1, W) + B + R;  Y = min(max(t, Lo), Hi)",
+        (_X4, _W, _TH, _S4, _B4, _R, _LO, _HI),
         _CONV_ATTRIBUTES,
         "conv",
     ),

@@ -7,6 +7,8 @@
 
 #include <string_view>
 
+#include "core/activation.h"
+
 namespace bitexport {
 
 inline constexpr const char* kDomain = "bitexport";
@@ -76,6 +78,8 @@ struct BinaryConvAddInput {
   enum : int { kX, kW, kTh, kS, kB, kR, kCount };
 };
 
+// The ops with an activation after it continue BinaryConv's or BinaryConvAdd's inputs, by name.
+
 // CodebookConv, CodebookConv16 and CodebookGemm.
 struct CodebookInput {
   enum : int { kX, kCodes, kCB, kS, kB, kCount };
@@ -102,6 +106,31 @@ inline constexpr InputSpec kBinaryConvAddInputs[] = {
     {"S", ElementType::kFloat},      {"B", ElementType::kFloat}, {"R", ElementType::kActivation},
 };
 
+inline constexpr InputSpec kBinaryConvPReluInputs[] = {
+    {"X", ElementType::kActivation}, {"W", ElementType::kInt32}, {"Th", ElementType::kFloat},
+    {"S", ElementType::kFloat},      {"B", ElementType::kFloat}, {"Slope", ElementType::kFloat},
+    {"Shift", ElementType::kFloat},
+};
+
+inline constexpr InputSpec kBinaryConvAddPReluInputs[] = {
+    {"X", ElementType::kActivation}, {"W", ElementType::kInt32},
+    {"Th", ElementType::kFloat},     {"S", ElementType::kFloat},
+    {"B", ElementType::kFloat},      {"R", ElementType::kActivation},
+    {"Slope", ElementType::kFloat},  {"Shift", ElementType::kFloat},
+};
+
+inline constexpr InputSpec kBinaryConvClipInputs[] = {
+    {"X", ElementType::kActivation}, {"W", ElementType::kInt32}, {"Th", ElementType::kFloat},
+    {"S", ElementType::kFloat},      {"B", ElementType::kFloat}, {"Lo", ElementType::kFloat},
+    {"Hi", ElementType::kFloat},
+};
+
+inline constexpr InputSpec kBinaryConvAddClipInputs[] = {
+    {"X", ElementType::kActivation}, {"W", ElementType::kInt32},  {"Th", ElementType::kFloat},
+    {"S", ElementType::kFloat},      {"B", ElementType::kFloat},  {"R", ElementType::kActivation},
+    {"Lo", ElementType::kFloat},     {"Hi", ElementType::kFloat},
+};
+
 inline constexpr InputSpec kCodebookInputs[] = {
     {"X", ElementType::kActivation}, {"Codes", ElementType::kInt32}, {"CB", ElementType::kFloat16},
     {"S", ElementType::kFloat},      {"B", ElementType::kFloat},
@@ -120,6 +149,14 @@ inline constexpr OpSpec kOps[] = {
     {"BinaryConv", OpKind::kConv, op_spec_detail::kBinaryConvInputs,
      op_spec_detail::kConvAttributes},
     {"BinaryConvAdd", OpKind::kConv, op_spec_detail::kBinaryConvAddInputs,
+     op_spec_detail::kConvAttributes},
+    {"BinaryConvPRelu", OpKind::kConv, op_spec_detail::kBinaryConvPReluInputs,
+     op_spec_detail::kConvAttributes},
+    {"BinaryConvAddPRelu", OpKind::kConv, op_spec_detail::kBinaryConvAddPReluInputs,
+     op_spec_detail::kConvAttributes},
+    {"BinaryConvClip", OpKind::kConv, op_spec_detail::kBinaryConvClipInputs,
+     op_spec_detail::kConvAttributes},
+    {"BinaryConvAddClip", OpKind::kConv, op_spec_detail::kBinaryConvAddClipInputs,
      op_spec_detail::kConvAttributes},
     {"CodebookConv", OpKind::kConv, op_spec_detail::kCodebookInputs,
      op_spec_detail::kConvAttributes},
@@ -146,6 +183,14 @@ constexpr int input_index(const OpSpec& op, std::string_view name) {
     if (name == op.inputs[i].name) return i;
   }
   return -1;
+}
+
+// Whether the activations of an op are bits: it compares X with a threshold.
+constexpr bool has_binary_activations(const OpSpec& op) { return input_index(op, "Th") >= 0; }
+
+constexpr Activation activation_of(const OpSpec& op) {
+  if (input_index(op, "Slope") >= 0) return Activation::kPRelu;
+  return input_index(op, "Lo") >= 0 ? Activation::kClip : Activation::kNone;
 }
 
 // ---- The indices and the table agree ------------------------------------------------------------

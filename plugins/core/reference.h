@@ -185,6 +185,23 @@ inline void scale_and_shift(const ConvShape& shape, const std::int32_t* accumula
   });
 }
 
+// Y = (y >= 0 ? y : slope * y) + shift, in place; slope and shift are [Co].
+inline void prelu_and_shift(const ConvShape& shape, const float* slope, const float* shift,
+                            float* y) {
+  for_each_output(shape, [&](auto, auto co, auto, auto, std::int64_t index) {
+    if (!(y[index] >= 0.0f)) y[index] = slope[co] * y[index];
+    y[index] = y[index] + shift[co];
+  });
+}
+
+// Y = y between low and high, in place; a NaN stays one.
+inline void clip(const ConvShape& shape, float low, float high, float* y) {
+  for_each_output(shape, [&](auto, auto, auto, auto, std::int64_t index) {
+    if (y[index] < low) y[index] = low;
+    if (y[index] > high) y[index] = high;
+  });
+}
+
 // ---- Real-valued convolution --------------------------------------------------------------------
 
 // Y = S * conv(X, weight) + B, summed in double so that a kernel's error is its own.

@@ -8,11 +8,21 @@ namespace bitexport {
 namespace ort {
 namespace {
 
-// BinaryConvAdd has the inputs of BinaryConv, and R after them.
-using Input = BinaryConvAddInput;
-static_assert(Input::kX == +BinaryConvInput::kX && Input::kW == +BinaryConvInput::kW &&
-              Input::kTh == +BinaryConvInput::kTh && Input::kS == +BinaryConvInput::kS &&
-              Input::kB == +BinaryConvInput::kB);
+// Every op here starts with the inputs of BinaryConv.
+using Input = BinaryConvInput;
+
+constexpr bool all_start_alike() {
+  for (const OpSpec& op : kOps) {
+    if (has_binary_activations(op) &&
+        (input_index(op, "X") != Input::kX || input_index(op, "W") != Input::kW ||
+         input_index(op, "Th") != Input::kTh || input_index(op, "S") != Input::kS ||
+         input_index(op, "B") != Input::kB)) {
+      return false;
+    }
+  }
+  return true;
+}
+static_assert(all_start_alike());
 
 // Packed activations that are to stay in a core's L2 cache from packing to convolving.
 constexpr std::size_t kCachedBytes = 256 * 1024;
@@ -31,6 +41,11 @@ std::vector<float> per_channel(const KernelInfo& info, int input, const char* na
   const auto* values =
       info.constant(input, name, TensorType::kFloat, {1, channels, 1, 1}).as<float>();
   return std::vector<float>(values, values + channels);
+}
+
+float single_number(const KernelInfo& info, const OpSpec& spec, const char* name) {
+  return *info.constant(input_index(spec, name), name, TensorType::kFloat, {1, 1, 1, 1})
+              .as<float>();
 }
 
 // Kernels copy the image with its pads, in whole strides: far pads or strides on a small image ask
@@ -87,11 +102,24 @@ void convolve_batch(const KernelContext& context, const cpu::BinaryConvPlan& pla
 
 BinaryConv::BinaryConv(const OpSpec& spec, const KernelInfo& info)
     : attributes_(read_conv_attributes(info)),
-      adds_residual_(input_index(spec, "R") >= 0),
+      residual_input_(input_index(spec, "R")),
+      activation_(activation_of(spec)),
       kernel_(make_kernel(info, attributes_)),
       threshold_(per_channel(info, Input::kTh, "Th", attributes_.weight[1] * attributes_.group)),
       scale_(per_channel(info, Input::kS, "S", attributes_.weight[0])),
-      bias_(per_channel(info, Input::kB, "B", attributes_.weight[0])) {}
+      bias_(per_channel(info, Input::kB, "B", attributes_.weight[0])) {
+  if (activation_ == Activation::kPRelu) {
+    slope_ = per_channel(info, input_index(spec, "Slope"), "Slope", attributes_.weight[0]);
+    shift_ = per_channel(info, input_index(spec, "Shift"), "Shift", attributes_.weight[0]);
+  } else if (activation_ == Activation::kClip) {
+    low_ = single_number(info, spec, "Lo");
+    high_ = single_number(info, spec, "Hi");
+    if (!(low_ <= high_)) {
+      throw Failure("expected Lo <= Hi, got " + std::to_string(low_) + " and " +
+                    std::to_string(high_));
+    }
+  }
+}
 
 void BinaryConv::compute(KernelContext& context) const {
   const Tensor x_tensor = context.input(Input::kX);
@@ -105,14 +133,25 @@ void BinaryConv::compute(KernelContext& context) const {
   const FloatOutput y(context, y_tensor);
   const auto plan =
       plans_.get(shape.vertical.size, shape.horizontal.size, [&] { return kernel_->plan(shape); });
-  const cpu::Epilogue epilogue = {scale_.data(), bias_.data(), r ? r->data() : nullptr};
-  convolve_batch(context, *plan, shape, x.data(), threshold_.data(), epilogue, y.data());
+  cpu::Epilogue own = epilogue();
+  own.residual = r ? r->data() : nullptr;
+  convolve_batch(context, *plan, shape, x.data(), threshold_.data(), own, y.data());
   y.finish();
 }
 
+cpu::Epilogue BinaryConv::epilogue() const {
+  cpu::Epilogue result = {scale_.data(), bias_.data(), nullptr};
+  result.activation = activation_;
+  result.slope = slope_.data();
+  result.shift = shift_.data();
+  result.low = low_;
+  result.high = high_;
+  return result;
+}
+
 std::optional<FloatInput> BinaryConv::residual(const KernelContext& context, const Shape& y) const {
-  if (!adds_residual_) return std::nullopt;
-  const Tensor r = context.input(Input::kR);
+  if (residual_input_ < 0) return std::nullopt;
+  const Tensor r = context.input(residual_input_);
   if (r.shape != y) {
     throw Failure("expected R of Y's shape " + to_string(y) + ", got " + to_string(r.shape));
   }

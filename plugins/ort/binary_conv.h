@@ -1,4 +1,7 @@
-// BinaryConv and BinaryConvAdd on the CPU: Y = S * conv(X >= Th ? +1 : -1, W) + B (+ R).
+// BinaryConv on the CPU, with or without a residual and an activation:
+//
+//     t = S * conv(X >= Th ? +1 : -1, W) + B (+ R)
+//     Y = t    or    (t >= 0 ? t : Slope * t) + Shift    or    t between Lo and Hi
 //
 // A NaN in X is at or above no threshold: -1. -0 and +0 are equal, and infinities compare as
 // numbers do. A threshold of NaN makes every activation -1. Where T is float16, all is computed in
@@ -24,7 +27,7 @@ namespace ort {
 
 class BinaryConv {
  public:
-  // W, Th, S and B must be constants; they are read here, once.
+  // All inputs but X and R must be constants; they are read here, once.
   BinaryConv(const OpSpec& spec, const KernelInfo& info);
 
   void compute(KernelContext& context) const;
@@ -37,12 +40,20 @@ class BinaryConv {
   // R, where the op has one; checked against Y's shape.
   std::optional<FloatInput> residual(const KernelContext& context, const Shape& y) const;
 
+  // The epilogue without a residual; it points into this.
+  cpu::Epilogue epilogue() const;
+
   ConvArguments attributes_;
-  bool adds_residual_;
+  int residual_input_;  // -1 where the op has none
+  Activation activation_;
   std::unique_ptr<const cpu::BinaryConvKernel> kernel_;
   std::vector<float> threshold_;  // [Ci]
   std::vector<float> scale_;      // [Co]
   std::vector<float> bias_;       // [Co]
+  std::vector<float> slope_;      // [Co], of kPRelu
+  std::vector<float> shift_;      // [Co], of kPRelu
+  float low_ = 0.0f;              // of kClip
+  float high_ = 0.0f;             // of kClip
   mutable PlanCache<cpu::BinaryConvPlan> plans_;
 };
 

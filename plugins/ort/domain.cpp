@@ -13,8 +13,6 @@ namespace bitexport {
 namespace ort {
 namespace {
 
-constexpr const OpSpec& spec_of(const char* op_type) { return kOps[op_index(op_type)]; }
-
 using DomainOwner = std::unique_ptr<OrtCustomOpDomain, void (*)(OrtCustomOpDomain*)>;
 
 // Our domain for one ONNX Runtime, shared by its sessions, which keep pointers into it.
@@ -57,8 +55,10 @@ OrtCustomOpDomain* domain_for(const Api& api, DefineOps define) {
 std::vector<OpDefinition> define_cpu_ops(const Api& api) {
   std::vector<OpDefinition> ops;
   for (const TensorType activations : {TensorType::kFloat, TensorType::kFloat16}) {
-    ops.push_back(define_op<BinaryConv>(api, spec_of("BinaryConv"), activations));
-    ops.push_back(define_op<BinaryConv>(api, spec_of("BinaryConvAdd"), activations));
+    for (const OpSpec& spec : kOps) {
+      if (!has_binary_activations(spec)) continue;
+      ops.push_back(define_op<BinaryConv>(api, spec, activations));
+    }
   }
   return ops;
 }

@@ -27,13 +27,12 @@ struct NamedKind {
 
 constexpr NamedKind kKinds[] = {
     {"SignConv", WeightKind::kSign},
-    {"BinaryConv", WeightKind::kBinary},
-    {"BinaryConvAdd", WeightKind::kBinary},
     {"CodebookConv", WeightKind::kCodebook8},
     {"CodebookConv16", WeightKind::kCodebook16},
 };
 
 WeightKind kind_of(const OpSpec& spec) {
+  if (has_binary_activations(spec)) return WeightKind::kBinary;
   for (const NamedKind& row : kKinds) {
     if (std::string_view(spec.name) == row.op) return row.kind;
   }
@@ -74,10 +73,18 @@ ConvLayer::Places::Places(const OpSpec& spec)
       threshold(input_index(spec, "Th")),
       scale(input_index(spec, "S")),
       bias(input_index(spec, "B")),
-      residual(input_index(spec, "R")) {}
+      residual(input_index(spec, "R")),
+      slope(input_index(spec, "Slope")),
+      shift(input_index(spec, "Shift")),
+      low(input_index(spec, "Lo")),
+      high(input_index(spec, "Hi")) {}
 
 ConvLayer::ConvLayer(const Attributes& attributes)
-    : Layer(attributes), at_(spec()), kind_(kind_of(spec())), arguments_(arguments_of(attributes)) {
+    : Layer(attributes),
+      at_(spec()),
+      kind_(kind_of(spec())),
+      activation_(activation_of(spec())),
+      arguments_(arguments_of(attributes)) {
   require(smallest_conv_shape(arguments_), "; export the model again");
 }
 
@@ -145,8 +152,15 @@ ConvProblem ConvLayer::problem(const TensorDesc* inputs) const {
     const Dims y = dims_of_y(shape);
     require_dims("R", inputs[at_.residual], {y.d[0], y.d[1], y.d[2], y.d[3]});
   }
-  return {shape,         kind_, data_type(x), layout(x), at_.residual >= 0, codebook.entries,
-          codebook.depth};
+  if (activation_ == Activation::kPRelu) {
+    require_dims("Slope", inputs[at_.slope], {1, shape.out_channels, 1, 1});
+    require_dims("Shift", inputs[at_.shift], {1, shape.out_channels, 1, 1});
+  } else if (activation_ == Activation::kClip) {
+    require_dims("Lo", inputs[at_.low], {1, 1, 1, 1});
+    require_dims("Hi", inputs[at_.high], {1, 1, 1, 1});
+  }
+  return {shape,          kind_,      data_type(x), layout(x), at_.residual >= 0, codebook.entries,
+          codebook.depth, activation_};
 }
 
 Dims ConvLayer::output_dims(const TensorDesc* inputs) const {
@@ -169,15 +183,15 @@ cudaError_t ConvLayer::launch(const TensorDesc* inputs, int tactic, const Bindin
   const ConvProblem conv = problem(inputs);
   if (conv.shape.batch == 0) return cudaSuccess;
   const auto input = [&at](int place) { return place < 0 ? nullptr : at.inputs[place]; };
-  const cuda::ConvBuffers buffers = {input(at_.x),
-                                     static_cast<const std::uint32_t*>(input(at_.weight)),
-                                     input(at_.codebook),
-                                     static_cast<const float*>(input(at_.threshold)),
-                                     static_cast<const float*>(input(at_.scale)),
-                                     static_cast<const float*>(input(at_.bias)),
-                                     input(at_.residual),
-                                     at.output,
-                                     at.workspace};
+  const auto floats = [&input](int place) { return static_cast<const float*>(input(place)); };
+  const cuda::ConvBuffers buffers = {
+      input(at_.x),        static_cast<const std::uint32_t*>(input(at_.weight)),
+      input(at_.codebook), floats(at_.threshold),
+      floats(at_.scale),   floats(at_.bias),
+      input(at_.residual), at.output,
+      at.workspace,        floats(at_.slope),
+      floats(at_.shift),   floats(at_.low),
+      floats(at_.high)};
   return cuda::conv(conv, buffers, tactic, at.stream);
 }
 

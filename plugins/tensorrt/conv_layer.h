@@ -1,4 +1,4 @@
-// SignConv, BinaryConv, BinaryConvAdd, CodebookConv and CodebookConv16.
+// SignConv, the ops whose names begin with BinaryConv, CodebookConv and CodebookConv16.
 
 #ifndef BITEXPORT_TENSORRT_CONV_LAYER_H_
 #define BITEXPORT_TENSORRT_CONV_LAYER_H_
@@ -29,7 +29,7 @@ class ConvLayer : public Layer {
   // Places among the inputs; -1 where the op has none of that name.
   struct Places {
     explicit Places(const OpSpec& spec);
-    int x, weight, codebook, threshold, scale, bias, residual;
+    int x, weight, codebook, threshold, scale, bias, residual, slope, shift, low, high;
   };
 
   ConvShape shape_on(const nvinfer1::Dims& x) const;
@@ -38,6 +38,7 @@ class ConvLayer : public Layer {
 
   Places at_;
   cuda::WeightKind kind_;
+  Activation activation_;
   ConvArguments arguments_;  // `input` is not set
 };
 

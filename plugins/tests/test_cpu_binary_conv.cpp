@@ -1,6 +1,7 @@
 // Every CPU kernel against the plain loops: accumulators equal, epilogues equal bit for bit.
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -20,12 +21,24 @@
 
 namespace {
 
+using bitexport::Activation;
 using bitexport::ConvArguments;
 using bitexport::ConvShape;
 using bitexport::cpu::BinaryConvPlan;
+using bitexport::cpu::Epilogue;
 using bitexport::cpu::Isa;
 using bitexport_test::Random;
 using bitexport_test::state;
+
+constexpr float kLow = -1.0f;
+constexpr float kHigh = 0.75f;
+
+// What is computed, and the reference's result.
+struct Variant {
+  Activation activation;
+  bool residual;
+  std::vector<float> y;
+};
 
 struct Case {
   ConvShape shape;
@@ -35,9 +48,21 @@ struct Case {
   std::vector<float> scale;
   std::vector<float> bias;
   std::vector<float> residual;
+  std::vector<float> slope;
+  std::vector<float> shift;
   std::vector<std::int32_t> accumulators;  // the reference's
-  std::vector<float> y;                    // the reference's, without and
-  std::vector<float> y_plus_residual;      // with the residual
+  std::vector<Variant> variants;
+
+  Epilogue epilogue(const Variant& variant, std::int64_t first) const {
+    Epilogue result = {scale.data(), bias.data(),
+                       variant.residual ? residual.data() + first : nullptr};
+    result.activation = variant.activation;
+    result.slope = slope.data();
+    result.shift = shift.data();
+    result.low = kLow;
+    result.high = kHigh;
+    return result;
+  }
 };
 
 std::vector<float> random_floats(Random& random, std::int64_t count) {
@@ -46,8 +71,20 @@ std::vector<float> random_floats(Random& random, std::int64_t count) {
   return values;
 }
 
+std::vector<float> reference_y(const Case& c, Activation activation, bool residual) {
+  namespace reference = bitexport::reference;
+  std::vector<float> y(c.accumulators.size());
+  reference::scale_and_shift(c.shape, c.accumulators.data(), c.scale.data(), c.bias.data(),
+                             residual ? c.residual.data() : nullptr, y.data());
+  if (activation == Activation::kPRelu) {
+    reference::prelu_and_shift(c.shape, c.slope.data(), c.shift.data(), y.data());
+  }
+  if (activation == Activation::kClip) reference::clip(c.shape, kLow, kHigh, y.data());
+  return y;
+}
+
 Case make_case(Random& random, const ConvShape& shape) {
-  Case c{shape, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  Case c{shape, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   c.x = random_floats(random, shape.input_elements());
   // NaN is below every threshold; -0 and 0 are equal; infinities are numbers.
   constexpr float kSpecial[] = {std::numeric_limits<float>::quiet_NaN(),
@@ -67,15 +104,22 @@ Case make_case(Random& random, const ConvShape& shape) {
   c.scale = random_floats(random, shape.out_channels);
   c.bias = random_floats(random, shape.out_channels);
   c.residual = random_floats(random, shape.output_elements());
+  for (const float value : kSpecial) {
+    c.residual[random.below(static_cast<std::uint32_t>(c.residual.size()))] = value;
+  }
+  // Negative slopes, and some above 1.
+  c.slope = random_floats(random, shape.out_channels);
+  for (float& slope : c.slope) slope *= 1.5f;
+  c.shift = random_floats(random, shape.out_channels);
   c.accumulators.resize(static_cast<std::size_t>(shape.output_elements()));
-  c.y.resize(c.accumulators.size());
-  c.y_plus_residual.resize(c.accumulators.size());
   bitexport::reference::binary_conv(shape, c.x.data(), c.threshold.data(), c.weight.data(),
                                     c.accumulators.data());
-  bitexport::reference::scale_and_shift(shape, c.accumulators.data(), c.scale.data(), c.bias.data(),
-                                        nullptr, c.y.data());
-  bitexport::reference::scale_and_shift(shape, c.accumulators.data(), c.scale.data(), c.bias.data(),
-                                        c.residual.data(), c.y_plus_residual.data());
+  const bool turn = random.below(2) == 0;
+  c.variants = {{Activation::kNone, false, {}},
+                {Activation::kNone, true, {}},
+                {Activation::kPRelu, turn, {}},
+                {Activation::kClip, !turn, {}}};
+  for (Variant& v : c.variants) v.y = reference_y(c, v.activation, v.residual);
   return c;
 }
 
@@ -104,6 +148,15 @@ class Workspace {
   std::uint8_t* memory_;
 };
 
+// The same number, or a NaN twice.
+void check_same(float got, float want) {
+  if (std::isnan(want)) {
+    CHECK(std::isnan(got));
+  } else {
+    CHECK_EQUAL(got, want);
+  }
+}
+
 void check_image(const Case& c, const BinaryConvPlan& plan, std::int32_t image) {
   const ConvShape& shape = c.shape;
   const std::int64_t inputs = shape.input_elements() / shape.batch;
@@ -115,21 +168,20 @@ void check_image(const Case& c, const BinaryConvPlan& plan, std::int32_t image) 
   }
   CHECK(workspace.end_untouched());
   std::vector<std::int32_t> accumulators(static_cast<std::size_t>(outputs), -1);
-  std::vector<float> y(static_cast<std::size_t>(outputs));
-  std::vector<float> y_plus_residual(static_cast<std::size_t>(outputs));
   for (std::int32_t unit = plan.conv_units() - 1; unit >= 0; --unit) {
     plan.accumulate(unit, workspace.data(), accumulators.data());
-    plan.convolve(unit, workspace.data(), {c.scale.data(), c.bias.data(), nullptr}, y.data());
-    plan.convolve(unit, workspace.data(),
-                  {c.scale.data(), c.bias.data(), c.residual.data() + image * outputs},
-                  y_plus_residual.data());
   }
-  for (std::int64_t i = 0; i < outputs; ++i) {
-    const auto got = static_cast<std::size_t>(i);
-    const auto want = static_cast<std::size_t>(image * outputs + i);
-    CHECK_EQUAL(accumulators[got], c.accumulators[want]);
-    CHECK_EQUAL(y[got], c.y[want]);
-    CHECK_EQUAL(y_plus_residual[got], c.y_plus_residual[want]);
+  const auto first = static_cast<std::size_t>(image * outputs);
+  for (std::size_t i = 0; i < accumulators.size(); ++i) {
+    CHECK_EQUAL(accumulators[i], c.accumulators[first + i]);
+  }
+  for (const Variant& variant : c.variants) {
+    const Epilogue epilogue = c.epilogue(variant, image * outputs);
+    std::vector<float> y(static_cast<std::size_t>(outputs));
+    for (std::int32_t unit = plan.conv_units() - 1; unit >= 0; --unit) {
+      plan.convolve(unit, workspace.data(), epilogue, y.data());
+    }
+    for (std::size_t i = 0; i < y.size(); ++i) check_same(y[i], variant.y[first + i]);
   }
 }
 
@@ -156,7 +208,11 @@ void check_threads(Random& random, const ConvShape& shape, Isa isa) {
   planner.join();
   CHECK_EQUAL(other->workspace_bytes(), plan->workspace_bytes());
   Workspace workspace(plan->workspace_bytes());
-  std::vector<float> y(c.y.size());
+  // With a residual, and an activation.
+  const Variant& variant = c.variants[1];
+  const Variant& activated = c.variants[2];
+  std::vector<float> y(variant.y.size());
+  std::vector<float> z(variant.y.size());
   const auto in_two = [](std::int32_t units, auto work) {
     std::thread odd([&] {
       for (std::int32_t unit = 1; unit < units; unit += 2) work(unit);
@@ -168,9 +224,13 @@ void check_threads(Random& random, const ConvShape& shape, Isa isa) {
     plan->pack(unit, c.x.data(), c.threshold.data(), workspace.data());
   });
   in_two(plan->conv_units(), [&](std::int32_t unit) {
-    plan->convolve(unit, workspace.data(), {c.scale.data(), c.bias.data(), nullptr}, y.data());
+    plan->convolve(unit, workspace.data(), c.epilogue(variant, 0), y.data());
+    plan->convolve(unit, workspace.data(), c.epilogue(activated, 0), z.data());
   });
-  for (std::size_t i = 0; i < y.size(); ++i) CHECK_EQUAL(y[i], c.y[i]);
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    check_same(y[i], variant.y[i]);
+    check_same(z[i], activated.y[i]);
+  }
 }
 
 // A pixel with far pads: an output channel of more pixels than 32 bits count. No kernel may crash;

@@ -16,6 +16,7 @@
 
 namespace {
 
+using bitexport::Activation;
 using bitexport::ConvArguments;
 using bitexport::ConvShape;
 using namespace bitexport::cuda;
@@ -29,11 +30,16 @@ struct Case {
   std::vector<float> scale;
   std::vector<float> bias;
   std::vector<float> residual;
+  std::vector<float> slope;
+  std::vector<float> shift;
   std::vector<std::int32_t> accumulators;  // the reference's
 };
 
+constexpr float kLow = -1.0f;
+constexpr float kHigh = 0.75f;
+
 Case make_case(Random& random, const ConvShape& shape) {
-  Case c{shape, {}, {}, {}, {}, {}, {}, {}};
+  Case c{shape, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   c.x = random_floats(random, shape.input_elements());
   // NaN is below every threshold; -0 and 0 are equal; infinities are numbers.
   constexpr float kSpecial[] = {std::numeric_limits<float>::quiet_NaN(),
@@ -53,6 +59,8 @@ Case make_case(Random& random, const ConvShape& shape) {
   c.scale = random_floats(random, shape.out_channels);
   c.bias = random_floats(random, shape.out_channels);
   c.residual = random_floats(random, shape.output_elements());
+  c.slope = random_floats(random, shape.out_channels);
+  c.shift = random_floats(random, shape.out_channels);
   c.accumulators.resize(static_cast<std::size_t>(shape.output_elements()));
   bitexport::reference::binary_conv(shape, c.x.data(), c.threshold.data(), c.weight.data(),
                                     c.accumulators.data());
@@ -65,6 +73,7 @@ struct Variant {
   DataType type;
   Layout layout;
   bool residual;
+  Activation activation;
 };
 
 const auto visit_plan = [](const ConvPlan& plan, auto visit) {
@@ -99,22 +108,30 @@ void check_case(const Case& c, const Variant& variant) {
       variant.type, variant.layout, shape.batch, shape.out_channels,
       std::int64_t{1} * shape.vertical.out_size() * shape.horizontal.out_size()};
   state().where += ", tactic " + std::to_string(variant.tactic) + " " + to_string(in) +
-                   (variant.residual ? " residual" : "");
+                   (variant.residual ? " residual" : "") + " activation " +
+                   std::to_string(static_cast<int>(variant.activation));
   DeviceBuffer x(in.bytes());
   DeviceBuffer residual(out.bytes());
   DeviceBuffer y(out.bytes());
   put_tensor(in, c.x, x);
   put_tensor(out, c.residual, residual);
   const ConvProblem problem = {
-      shape, WeightKind::kBinary, variant.type, variant.layout, variant.residual, 0, 0};
-  ConvBuffers buffers = {x.data(),           c.weight.data(), nullptr,
-                         c.threshold.data(), c.scale.data(),  c.bias.data(),
-                         residual.data(),    y.data(),        nullptr};
+      shape, WeightKind::kBinary, variant.type, variant.layout, variant.residual, 0,
+      0,     variant.activation};
+  ConvBuffers buffers = {x.data(),       c.weight.data(), nullptr,         c.threshold.data(),
+                         c.scale.data(), c.bias.data(),   residual.data(), y.data(),
+                         nullptr,        c.slope.data(),  c.shift.data(),  &kLow,
+                         &kHigh};
   run(problem, buffers, variant.tactic, nullptr);
   std::vector<float> expected(c.accumulators.size());
   bitexport::reference::scale_and_shift(shape, c.accumulators.data(), c.scale.data(), c.bias.data(),
                                         variant.residual ? c.residual.data() : nullptr,
                                         expected.data());
+  if (variant.activation == Activation::kPRelu) {
+    bitexport::reference::prelu_and_shift(shape, c.slope.data(), c.shift.data(), expected.data());
+  } else if (variant.activation == Activation::kClip) {
+    bitexport::reference::clip(shape, kLow, kHigh, expected.data());
+  }
   for (std::size_t i = 0; i < expected.size(); ++i) {
     CHECK_EQUAL(get_element(out, y, static_cast<std::int64_t>(i)), rounded(out, expected[i]));
   }
@@ -171,7 +188,8 @@ class Variants {
         CHECK(make_conv_plan(own, ConvBuffers{}, tactic, nullptr, &plan));
       } while (!is_emulated(plan, visit_plan));
     }
-    return {tactic, own.type, layout, turn % 4 == 1};
+    // Out of step with layouts and families.
+    return {tactic, own.type, layout, turn % 4 == 1, static_cast<Activation>(turn / 9 % 3)};
   }
 
  private:

@@ -176,6 +176,13 @@ void test_op_lookup() {
   CHECK_EQUAL(bitexport::op_index("BinaryConvAdd"), 2);
   CHECK_EQUAL(bitexport::op_index("Conv"), -1);
   CHECK_EQUAL(bitexport::input_index(bitexport::kOps[0], "Th"), -1);
+  using bitexport::Activation;
+  const auto activation = [](const char* op) {
+    return bitexport::activation_of(bitexport::kOps[bitexport::op_index(op)]);
+  };
+  CHECK(activation("BinaryConvAdd") == Activation::kNone);
+  CHECK(activation("BinaryConvAddPRelu") == Activation::kPRelu);
+  CHECK(activation("BinaryConvClip") == Activation::kClip);
 }
 
 }  // namespace

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from bitexport.graph.constants import constant
 from bitexport.ops.bodies import MEASURABLE, OPSET, function_for
-from bitexport.ops.table import DOMAIN, OP_VERSION, OPS
+from bitexport.ops.table import DOMAIN, OP_VERSION, OPS, Op
 
 __all__ = ["attach_functions"]
 
@@ -25,7 +26,7 @@ def attach_functions(model: ir.Model, *, inlined: bool = False) -> None:
         callers = [node for node in nodes if node.op_type == op.name]
         if callers:
             measured = () if inlined else _set_attributes(callers)
-            function = function_for(op, measured=measured)
+            function = function_for(op, measured=measured, steep=_is_steep(op, callers))
             model.functions[function.identifier()] = function
     model.graph.opset_imports.clear()
     model.graph.opset_imports[""] = OPSET
@@ -40,3 +41,11 @@ def _set_attributes(callers: list[ir.Node]) -> tuple[str, ...]:
         for name in MEASURABLE
         if any(set(node.attributes.get_ints(name, (1,))) != {1} for node in callers)
     )
+
+
+def _is_steep(op: Op, callers: list[ir.Node]) -> bool:
+    """Whether a slope of a caller may exceed 1."""
+    if all(declared.name != "Slope" for declared in op.inputs):
+        return False
+    slopes = [constant(node.inputs[op.input_index("Slope")]) for node in callers]
+    return any(values is None or (values > 1).any() for values in slopes)

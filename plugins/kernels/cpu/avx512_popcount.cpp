@@ -150,7 +150,7 @@ class PopcountPlan final : public BinaryConvPlan {
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
-    const auto value_of = [&](std::int32_t co, __m512i accumulator) {
+    const auto sum_of = [&](std::int32_t co, __m512i accumulator) {
       const __m512 scaled =
           _mm512_mul_ps(_mm512_set1_ps(epilogue.scale[co]), _mm512_cvtepi32_ps(accumulator));
       return _mm512_add_ps(scaled, _mm512_set1_ps(epilogue.bias[co]));
@@ -158,14 +158,15 @@ class PopcountPlan final : public BinaryConvPlan {
     if (epilogue.residual == nullptr) {
       run_unit(unit, workspace,
                [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
-                 _mm512_mask_storeu_ps(y + index, lanes, value_of(co, accumulator));
+                 const __m512 value = activated(epilogue, co, sum_of(co, accumulator));
+                 _mm512_mask_storeu_ps(y + index, lanes, value);
                });
     } else {
       run_unit(unit, workspace,
                [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
                  const __m512 r = _mm512_maskz_loadu_ps(lanes, epilogue.residual + index);
-                 const __m512 value = _mm512_add_ps(value_of(co, accumulator), r);
-                 _mm512_mask_storeu_ps(y + index, lanes, value);
+                 const __m512 t = _mm512_add_ps(sum_of(co, accumulator), r);
+                 _mm512_mask_storeu_ps(y + index, lanes, activated(epilogue, co, t));
                });
     }
   }
@@ -179,6 +180,21 @@ class PopcountPlan final : public BinaryConvPlan {
   }
 
  private:
+  // A branch per vector, which is always the same one: kernels apart would be three times the code.
+  static __m512 activated(const Epilogue& epilogue, std::int32_t co, __m512 t) {
+    if (epilogue.activation == Activation::kPRelu) {
+      const __mmask16 negative = _mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_NGE_UQ);
+      const __m512 bent = _mm512_mask_mul_ps(t, negative, t, _mm512_set1_ps(epilogue.slope[co]));
+      return _mm512_add_ps(bent, _mm512_set1_ps(epilogue.shift[co]));
+    }
+    // The second operand is the result where one of them is a NaN.
+    if (epilogue.activation == Activation::kClip) {
+      return _mm512_min_ps(_mm512_set1_ps(epilogue.high),
+                           _mm512_max_ps(_mm512_set1_ps(epilogue.low), t));
+    }
+    return t;
+  }
+
   // As many as fit the first cache.
   static std::int32_t tile_vectors(std::int32_t pixels, std::int32_t rows) {
     const std::int64_t fitting = std::max<std::int64_t>(1, kTileBytes / 64 / rows);

@@ -13,17 +13,23 @@
 #include <memory>
 #include <vector>
 
+#include "core/activation.h"
 #include "core/conv_shape.h"
 
 namespace bitexport {
 namespace cpu {
 
-// Y = scale * accumulator + bias (+ residual), in float32 and rounded after each operation, as the
-// op's function body does.
+// Y = activation(scale * accumulator + bias (+ residual)), in float32 and rounded after each
+// operation, as the op's function body does.
 struct Epilogue {
   const float* scale;     // [Co]
   const float* bias;      // [Co]
   const float* residual;  // [Co, Ho, Wo] of this image, or null
+  Activation activation = Activation::kNone;
+  const float* slope = nullptr;  // [Co], of kPRelu
+  const float* shift = nullptr;  // [Co], of kPRelu
+  float low = 0.0f;              // of kClip
+  float high = 0.0f;             // of kClip
 };
 
 // The work on images of one size.

@@ -21,6 +21,8 @@
 // which makes +1 of x[i] >= threshold, else -1. The loops here are plain, for the compiler to make
 // vectors of.
 
+#include "kernels/cpu/channel_epilogue.h"
+
 namespace bitexport {
 namespace cpu {
 namespace {
@@ -205,20 +207,10 @@ class DepthwisePlan final : public BinaryConvPlan {
                 float* y) const override {
     run_unit(unit, workspace,
              [&](const Piece& piece, std::int32_t negative, const std::int8_t* sums) {
-               const float scale = epilogue.scale[piece.co];
-               const float bias = epilogue.bias[piece.co];
-               const auto value_of = [=](std::int8_t sum) {
-                 const float scaled = scale * static_cast<float>(sum + negative);
-                 return scaled + bias;
-               };
-               float* out = y + piece.index;
-               if (epilogue.residual == nullptr) {
-                 for (std::int32_t i = 0; i < piece.count; ++i) out[i] = value_of(sums[i]);
-               } else {
-                 const float* residual = epilogue.residual + piece.index;
-                 for (std::int32_t i = 0; i < piece.count; ++i)
-                   out[i] = value_of(sums[i]) + residual[i];
-               }
+               with_activation(epilogue, [&](auto activation) {
+                 const ChannelEpilogue<decltype(activation)::value> channel(epilogue, piece.co);
+                 write(channel, piece, negative, sums, epilogue.residual, y);
+               });
              });
   }
 
@@ -242,6 +234,23 @@ class DepthwisePlan final : public BinaryConvPlan {
     std::int32_t count;
     std::int32_t stage;  // where its sums begin
   };
+
+  template <typename Channel>
+  static void write(const Channel& channel, const Piece& piece, std::int32_t negative,
+                    const std::int8_t* sums, const float* residual, float* y) {
+    const auto sum_of = [=](std::int8_t sum) {
+      return channel.sum(static_cast<float>(sum + negative));
+    };
+    float* out = y + piece.index;
+    if (residual == nullptr) {
+      for (std::int32_t i = 0; i < piece.count; ++i) out[i] = channel.activated(sum_of(sums[i]));
+    } else {
+      const float* in = residual + piece.index;
+      for (std::int32_t i = 0; i < piece.count; ++i) {
+        out[i] = channel.activated(sum_of(sums[i]) + in[i]);
+      }
+    }
+  }
 
   static std::int32_t channels_of_unit(std::int64_t pixels) {
     return static_cast<std::int32_t>(std::max<std::int64_t>(1, kStageBytes / pixels));

@@ -13,6 +13,8 @@
 // To be included once, between the lines of target.h in a file per instruction set, after
 // lookup_inner.h.
 
+#include "kernels/cpu/channel_epilogue.h"
+
 namespace bitexport {
 namespace cpu {
 namespace {
@@ -214,28 +216,50 @@ class LookupPlan final : public BinaryConvPlan {
 
   void store(std::int32_t co, std::int32_t pixel, std::int32_t count, const std::uint16_t* counters,
              const Epilogue& epilogue, float* y) const {
-    const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
-    const float* valid = valid_.data() + pixel;
-    const float* residual = epilogue.residual == nullptr ? nullptr : epilogue.residual + start;
-    const float scale = epilogue.scale[co];
-    const float bias = epilogue.bias[co];
-    float* out = y + start;
+    with_activation(epilogue, [&](auto activation) {
+      const ChannelEpilogue<decltype(activation)::value> channel(epilogue, co);
+      const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
+      const float* residual = epilogue.residual == nullptr ? nullptr : epilogue.residual + start;
+      write(channel, count, counters, valid_.data() + pixel, residual, y + start);
+    });
+  }
+
+  template <Activation kActivation>
+  static void write(const ChannelEpilogue<kActivation>& channel, std::int32_t count,
+                    const std::uint16_t* counters, const float* valid, const float* residual,
+                    float* out) {
+    const __m256 scale = _mm256_set1_ps(channel.scale());
+    const __m256 bias = _mm256_set1_ps(channel.bias());
     std::int32_t i = 0;
     for (; i + 8 <= count; i += 8) {
       const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(counters + i));
       const __m256 mismatches = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(narrow));
       const __m256 accumulator =
           _mm256_sub_ps(_mm256_loadu_ps(valid + i), _mm256_add_ps(mismatches, mismatches));
-      __m256 value = _mm256_mul_ps(_mm256_set1_ps(scale), accumulator);
-      value = _mm256_add_ps(value, _mm256_set1_ps(bias));
+      __m256 value = _mm256_add_ps(_mm256_mul_ps(scale, accumulator), bias);
       if (residual != nullptr) value = _mm256_add_ps(value, _mm256_loadu_ps(residual + i));
-      _mm256_storeu_ps(out + i, value);
+      _mm256_storeu_ps(out + i, activated(channel, value));
     }
     for (; i < count; ++i) {
-      float value = scale * (valid[i] - 2.0f * static_cast<float>(counters[i]));
-      value = value + bias;
-      out[i] = residual == nullptr ? value : value + residual[i];
+      const float value = channel.sum(valid[i] - 2.0f * static_cast<float>(counters[i]));
+      out[i] = channel.activated(residual == nullptr ? value : value + residual[i]);
     }
+  }
+
+  // As ChannelEpilogue::activated.
+  template <Activation kActivation>
+  static __m256 activated(const ChannelEpilogue<kActivation>& channel, __m256 t) {
+    const __m256 first = _mm256_set1_ps(channel.slope_or_low());
+    const __m256 second = _mm256_set1_ps(channel.shift_or_high());
+    if (kActivation == Activation::kPRelu) {
+      const __m256 positive = _mm256_cmp_ps(t, _mm256_setzero_ps(), _CMP_GE_OQ);
+      return _mm256_add_ps(_mm256_blendv_ps(_mm256_mul_ps(first, t), t, positive), second);
+    }
+    // The second operand is the result where one of them is a NaN.
+    if (kActivation == Activation::kClip) {
+      return _mm256_min_ps(second, _mm256_max_ps(first, t));
+    }
+    return t;
   }
 
   ConvShape shape_;

@@ -7,6 +7,8 @@
 //
 // To be included once, in a file per instruction set, after the headers of the standard library.
 
+#include "kernels/cpu/channel_epilogue.h"
+
 namespace bitexport {
 namespace cpu {
 namespace {
@@ -67,10 +69,13 @@ class WordPlan final : public BinaryConvPlan {
 
   void convolve(std::int32_t row, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
-    for_row(row, workspace, [&](std::int32_t co, std::int64_t index, std::int32_t accumulator) {
-      float value = epilogue.scale[co] * static_cast<float>(accumulator);
-      value = value + epilogue.bias[co];
-      y[index] = epilogue.residual == nullptr ? value : value + epilogue.residual[index];
+    with_activation(epilogue, [&](auto activation) {
+      for_row(row, workspace, [&](std::int32_t co, std::int64_t index, std::int32_t accumulator) {
+        const ChannelEpilogue<decltype(activation)::value> channel(epilogue, co);
+        const float value = channel.sum(static_cast<float>(accumulator));
+        y[index] = channel.activated(
+            epilogue.residual == nullptr ? value : value + epilogue.residual[index]);
+      });
     });
   }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/conv_shape.h"
+#include "kernels/cuda/activation.h"
 #include "kernels/cuda/host_device.h"
 
 namespace bitexport {
@@ -22,6 +23,7 @@ struct EpilogueArgs {
   const void* residual;  // as y, or null
   void* y;
   Output output;
+  ActivationArgs activation;  // of kBinary
 };
 
 // Code words and their centroids.

@@ -1,4 +1,5 @@
-// From the accumulators of a block to Y: exact correction, scale, bias, residual, rounding.
+// From the accumulators of a block to Y: exact correction, scale, bias, residual, activation,
+// rounding.
 //
 // With valid taps t, C channels of a group, sign words a (0 at padding) and w,
 //
@@ -59,6 +60,7 @@ BITEXPORT_BLOCK std::uint16_t half_at(const void* halves, std::int64_t index) {
 // What one element is made of.
 struct Element {
   std::int64_t index;  // in Y and the residual
+  std::int32_t channel;
   std::uint32_t value;
   std::int32_t correction;
   float scale;
@@ -71,6 +73,7 @@ template <typename Block>
 BITEXPORT_BLOCK void read_element(const EpilogueArgs& args, const std::int32_t* corrections,
                                   std::int32_t channel, Element* element) {
   element->correction = Block::kBinary ? corrections[channel] : 0;
+  element->channel = channel;
   element->residual = 0.0f;
   if (Block::kBinary && args.output == Output::kAccumulators) return;
   element->scale = args.scale[channel];
@@ -91,6 +94,7 @@ BITEXPORT_BLOCK void write_element(const EpilogueArgs& args, const Element& elem
   float y = multiply_then_add(element.scale, sum_of<Block>(element.value, element.correction),
                               element.bias);
   if (args.residual != nullptr) y += element.residual;
+  if (Block::kBinary) y = activated(args.activation, element.channel, y);
   if (args.output == Output::kFloatNchw) {
     static_cast<float*>(args.y)[element.index] = y;
   } else {
@@ -207,6 +211,7 @@ BITEXPORT_BLOCK void store_slice_nhwc8(const ConvArgs& args, Exec& exec, const S
       if (args.epilogue.residual != nullptr) {
         y += float_of_half(static_cast<std::uint16_t>(residual.word[i / 2] >> (i % 2 * 16)));
       }
+      if (Block::kBinary) y = activated(args.epilogue.activation, channel + i, y);
       out.word[i / 2] |= static_cast<std::uint32_t>(half_of_float(y)) << (i % 2 * 16);
     }
     *reinterpret_cast<Vector16*>(static_cast<std::uint16_t*>(args.epilogue.y) + index) = out;

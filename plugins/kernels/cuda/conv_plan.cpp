@@ -52,6 +52,7 @@ EpilogueArgs epilogue_args(const ConvProblem& problem, const ConvBuffers& buffer
   args.output = problem.layout == Layout::kNhwc8 ? Output::kHalfNhwc8
                 : is_half(problem)               ? Output::kHalfNchw
                                                  : Output::kFloatNchw;
+  args.activation = {problem.activation, buffers.slope, buffers.shift, buffers.low, buffers.high};
   if (accumulators != nullptr) {
     args.residual = nullptr;
     args.y = accumulators;

@@ -119,6 +119,7 @@ BITEXPORT_BLOCK void direct_element(const DirectArgs& args, std::int64_t index) 
   float y = multiply_then_add(epilogue.scale[out.channel], static_cast<float>(sum),
                               epilogue.bias[out.channel]);
   if (epilogue.residual != nullptr) y += element(static_cast<const T*>(epilogue.residual), index);
+  if (kind == WeightKind::kBinary) y = activated(epilogue.activation, out.channel, y);
   if constexpr (std::is_same_v<T, float>) {
     static_cast<float*>(epilogue.y)[index] = y;
   } else {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/activation.h"
 #include "core/conv_shape.h"
 
 namespace bitexport {
@@ -32,19 +33,24 @@ struct ConvProblem {
   bool residual;
   std::int32_t entries;
   std::int32_t depth;
+  Activation activation = Activation::kNone;  // kBinary may have one
 };
 
-// Pointers to device memory. Y = scale * conv(X, W) + bias (+ residual).
+// Pointers to device memory. Y = activation(scale * conv(X, W) + bias (+ residual)).
 struct ConvBuffers {
-  const void* x;                // [N, Ci, H, W] of the problem's type and layout
-  const std::uint32_t* weight;  // sign words [Co, kh, kw, words_per_tap] or code words [Co, n]
-  const void* codebook;         // float16 [K, d]; null for sign words
-  const float* threshold;       // [Ci]; null except for kBinary
-  const float* scale;           // [Co]
-  const float* bias;            // [Co]
-  const void* residual;         // as y; null where the problem has none
-  void* y;                      // [N, Co, Ho, Wo]
-  void* workspace;              // conv_workspace_bytes, aligned to 256
+  const void* x;                 // [N, Ci, H, W] of the problem's type and layout
+  const std::uint32_t* weight;   // sign words [Co, kh, kw, words_per_tap] or code words [Co, n]
+  const void* codebook;          // float16 [K, d]; null for sign words
+  const float* threshold;        // [Ci]; null except for kBinary
+  const float* scale;            // [Co]
+  const float* bias;             // [Co]
+  const void* residual;          // as y; null where the problem has none
+  void* y;                       // [N, Co, Ho, Wo]
+  void* workspace;               // conv_workspace_bytes, aligned to 256
+  const float* slope = nullptr;  // [Co], of kPRelu
+  const float* shift = nullptr;  // [Co], of kPRelu
+  const float* low = nullptr;    // one number, of kClip
+  const float* high = nullptr;   // one number, of kClip
 };
 
 // A tactic is a kernel with its tile sizes; its number is stable between releases and greater than

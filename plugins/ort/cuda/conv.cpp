@@ -44,16 +44,24 @@ Conv::Places::Places(const OpSpec& spec)
       threshold(input_index(spec, "Th")),
       scale(input_index(spec, "S")),
       bias(input_index(spec, "B")),
-      residual(input_index(spec, "R")) {}
+      residual(input_index(spec, "R")),
+      slope(input_index(spec, "Slope")),
+      shift(input_index(spec, "Shift")),
+      low(input_index(spec, "Lo")),
+      high(input_index(spec, "Hi")) {}
 
 Conv::Conv(const OpSpec& spec, const KernelInfo& info)
-    : at_(spec), kind_(kind_of(spec)), attributes_(read_conv_attributes(info)) {
+    : at_(spec),
+      kind_(kind_of(spec)),
+      activation_(activation_of(spec)),
+      attributes_(read_conv_attributes(info)) {
   smallest_shape(attributes_);  // throws where no input at all could be right
 }
 
 void Conv::read(const KernelContext& context, ConvProblem& problem, ConvBuffers& buffers) const {
   const ConvShape& shape = problem.shape;
   problem.kind = kind_;
+  problem.activation = activation_;
   problem.layout = cuda::Layout::kNchw;
   if (at_.codebook >= 0) {
     const CodeBits bits = kind_ == WeightKind::kCodebook8 ? CodeBits::k8 : CodeBits::k16;
@@ -75,6 +83,13 @@ void Conv::read(const KernelContext& context, ConvProblem& problem, ConvBuffers&
   buffers.scale = per_channel(at_.scale, "S", shape.out_channels);
   buffers.bias = per_channel(at_.bias, "B", shape.out_channels);
   if (at_.threshold >= 0) buffers.threshold = per_channel(at_.threshold, "Th", shape.in_channels);
+  if (activation_ == Activation::kPRelu) {
+    buffers.slope = per_channel(at_.slope, "Slope", shape.out_channels);
+    buffers.shift = per_channel(at_.shift, "Shift", shape.out_channels);
+  } else if (activation_ == Activation::kClip) {
+    buffers.low = per_channel(at_.low, "Lo", 1);
+    buffers.high = per_channel(at_.high, "Hi", 1);
+  }
 }
 
 void Conv::compute(KernelContext& context) const {

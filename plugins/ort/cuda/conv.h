@@ -1,4 +1,5 @@
-// SignConv, BinaryConv, BinaryConvAdd, CodebookConv and CodebookConv16 on a GPU.
+// SignConv, BinaryConv with or without a residual and an activation, CodebookConv and
+// CodebookConv16 on a GPU.
 //
 // Weights, thresholds, scales and biases are the node's inputs, which the runtime keeps in device
 // memory: nothing has to be uploaded or prepared here.
@@ -34,7 +35,7 @@ class Conv {
   struct Places {
     explicit Places(const OpSpec& spec);
 
-    int x, weight, codebook, threshold, scale, bias, residual;
+    int x, weight, codebook, threshold, scale, bias, residual, slope, shift, low, high;
   };
 
   // Checks all inputs and fills in what of a problem and its buffers they are.
@@ -43,6 +44,7 @@ class Conv {
 
   Places at_;
   cuda::WeightKind kind_;
+  Activation activation_;
   ConvArguments attributes_;
   mutable LastChoice choice_;
 };

@@ -20,9 +20,6 @@ namespace gpu {
 namespace {
 
 constexpr const char* kCpu = "CPUExecutionProvider";
-constexpr const char* kConvs[] = {"SignConv", "BinaryConv", "BinaryConvAdd", "CodebookConv",
-                                  "CodebookConv16"};
-constexpr const char* kGemms[] = {"CodebookGemm"};
 
 // Whether this ONNX Runtime was built with our execution provider.
 bool has_provider(const Api& api) {
@@ -36,11 +33,9 @@ bool has_provider(const Api& api) {
 }
 
 void add_ops(const Api& api, TensorType activations, std::vector<OpDefinition>& ops) {
-  for (const char* name : kConvs) {
-    ops.push_back(define_op<Conv>(api, kOps[op_index(name)], activations, provider()));
-  }
-  for (const char* name : kGemms) {
-    ops.push_back(define_op<Gemm>(api, kOps[op_index(name)], activations, provider()));
+  for (const OpSpec& spec : kOps) {
+    ops.push_back(spec.kind == OpKind::kConv ? define_op<Conv>(api, spec, activations, provider())
+                                             : define_op<Gemm>(api, spec, activations, provider()));
   }
 }
 

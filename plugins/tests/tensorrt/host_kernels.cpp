@@ -127,6 +127,11 @@ cudaError_t conv(const ConvProblem& problem, const ConvBuffers& buffers, int tac
     const std::vector<float> residual = decode(of_y, buffers.residual);
     for (std::size_t i = 0; i < y.size(); ++i) y[i] += residual[i];
   }
+  if (problem.activation == Activation::kPRelu) {
+    reference::prelu_and_shift(problem.shape, buffers.slope, buffers.shift, y.data());
+  } else if (problem.activation == Activation::kClip) {
+    reference::clip(problem.shape, *buffers.low, *buffers.high, y.data());
+  }
   const std::vector<std::uint8_t> bytes = encode(of_y, y, 0);
   std::memcpy(buffers.y, bytes.data(), bytes.size());
   return cudaSuccess;

@@ -124,6 +124,18 @@ struct Epilogue {
   std::vector<float> scale;
   std::vector<float> bias;
   std::vector<float> residual;  // empty without one
+  std::vector<float> slope;     // within -1 and 1, so that errors do not grow
+  std::vector<float> shift;
+  float low = -1.0f;
+  float high = 0.75f;
+
+  double activated(bitexport::Activation activation, std::size_t channel, double t) const {
+    if (activation == bitexport::Activation::kPRelu) {
+      return (t >= 0 ? t : double{slope[channel]} * t) + double{shift[channel]};
+    }
+    if (activation == bitexport::Activation::kClip) return t < low ? low : t > high ? high : t;
+    return t;
+  }
 };
 
 void fill_expected(const Node& node, const std::vector<float>& x, const Weight& weight,
@@ -151,9 +163,10 @@ void fill_expected(const Node& node, const std::vector<float>& x, const Weight& 
     const double sum = reference::convolve_at<double>(s, n, co, row, column, activation, weight_at);
     const double size = reference::convolve_at<double>(s, n, co, row, column, magnitude(activation),
                                                        magnitude(weight_at));
-    const double value = scale * sum + epilogue.bias[channel] + residual;
-    const double sums =
-        std::abs(scale) * size + std::abs(epilogue.bias[channel]) + std::abs(residual);
+    const double value = epilogue.activated(bitexport::activation_of(*node.spec), channel,
+                                            scale * sum + epilogue.bias[channel] + residual);
+    const double sums = std::abs(scale) * size + std::abs(epilogue.bias[channel]) +
+                        std::abs(residual) + std::abs(epilogue.shift[channel]);
     data.expected[at] = value;
     data.tolerance[at] = tolerance_of(node, sums, value, terms);
     if (node.is_binary()) data.accumulators[at] = static_cast<std::int32_t>(sum);
@@ -182,8 +195,11 @@ LayerData make_layer_data(Random& random, const Node& node) {
   const std::vector<float> x = random_x(random, node);
   data.threshold = random_thresholds(random, s.in_channels);
   const Weight weight = node.has_codebook() ? random_codes(random, node) : random_signs(random, s);
-  Epilogue epilogue = {
-      random_floats(random, s.out_channels), random_floats(random, s.out_channels), {}};
+  Epilogue epilogue = {random_floats(random, s.out_channels),
+                       random_floats(random, s.out_channels),
+                       {},
+                       random_floats(random, s.out_channels),
+                       random_floats(random, s.out_channels)};
   if (bitexport::input_index(*node.spec, "R") >= 0) {
     epilogue.residual = random_floats(random, s.output_elements());
   }
@@ -199,6 +215,10 @@ LayerData make_layer_data(Random& random, const Node& node) {
     if (name == "Th") data.inputs.push_back(bytes_of(data.threshold));
     if (name == "S") data.inputs.push_back(bytes_of(epilogue.scale));
     if (name == "B") data.inputs.push_back(bytes_of(epilogue.bias));
+    if (name == "Slope") data.inputs.push_back(bytes_of(epilogue.slope));
+    if (name == "Shift") data.inputs.push_back(bytes_of(epilogue.shift));
+    if (name == "Lo") data.inputs.push_back(bytes_of(std::vector<float>{epilogue.low}));
+    if (name == "Hi") data.inputs.push_back(bytes_of(std::vector<float>{epilogue.high}));
   }
   return data;
 }

@@ -68,6 +68,7 @@ PluginTensorDesc input_desc(const Node& node, std::string_view name) {
     return desc({s.out_channels, words}, DataType::kINT32);
   }
   if (name == "CB") return desc({node.entries, node.depth}, DataType::kHALF);
+  if (name == "Lo" || name == "Hi") return desc({1, 1, 1, 1}, DataType::kFLOAT);
   if (name == "Th") return desc({1, s.in_channels, 1, 1}, DataType::kFLOAT);
   return node.is_gemm() ? desc({1, s.out_channels}, DataType::kFLOAT)
                         : desc({1, s.out_channels, 1, 1}, DataType::kFLOAT);

@@ -93,6 +93,10 @@ void check_conv(Random& random, const PluginLibrary& library, const ConvArgument
                 const Memory& memory) {
   for (const OpSpec& spec : kOps) {
     if (spec.kind != bitexport::OpKind::kConv) continue;
+    // Ops with an activation take turns: they differ behind the sums alone.
+    if (bitexport::activation_of(spec) != bitexport::Activation::kNone && random.below(4) > 0) {
+      continue;
+    }
     Node node = bitexport_test::make_node(spec.name, arguments);
     node.type = memory.type;
     node.format = memory.format;
