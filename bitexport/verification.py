@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bitexport.checkpoint import read_checkpoint
 from bitexport.comparison import (
     Comparison,
     Divergence,
@@ -21,7 +22,7 @@ from bitexport.comparison import (
     sample_input,
 )
 from bitexport.errors import ComparisonFailure, InputError
-from bitexport.families import LoadedModel, LoadOptions, load
+from bitexport.families import LoadedModel, LoadOptions, load_model
 from bitexport.graph import computes_in_float16
 from bitexport.graph.read import checked_layers, read_onnx
 from bitexport.recordings import read_recording
@@ -41,21 +42,26 @@ class Verification:
         comparison: The figures.
         tolerance: What counted as equal.
         divergence: The first tensor that differs, where there was a checkpoint to ask.
+        other_source: The model's file says that it was exported from another checkpoint.
     """
 
     comparison: Comparison
     tolerance: Tolerance
     divergence: Divergence | None
+    other_source: bool = False
 
     def failure(self) -> ComparisonFailure:
         """The error that the figures amount to when they are out of tolerance."""
         where = f", first at {self.divergence.layer!r}" if self.divergence else ""
+        fix = "Export the model again, or widen --rel-l2 and --top1 if that is what you want."
+        if self.other_source:
+            fix = "The model was exported from another file: name that one, or export this one."
         return ComparisonFailure(
             f"the model differs from its reference{where}",
             got=f"relative L2 error {self.comparison.rel_l2:.2e}, "
             f"top-1 agreement {self.comparison.top1_agreement:.1%}",
             expected=f"at most {self.tolerance.rel_l2:.0e} and at least {self.tolerance.top1:.1%}",
-            fix="Export the model again, or widen --rel-l2 and --top1 if that is what you want.",
+            fix=fix,
         )
 
 
@@ -89,7 +95,7 @@ def verify_file(
     graph, data = read_onnx(model_path)
     checked_layers(graph, model_path)
     recorded = {} if inputs is None else read_recording(inputs)
-    reference = None if checkpoint is None else _reference(checkpoint, load_options, graph)
+    reference, fingerprint = _reference(checkpoint, load_options, graph)
     images = _images(graph, recorded, reference)
     expected = _expected(recorded, reference, images)
     input_name, outputs = _interface(graph, model_path)
@@ -115,19 +121,29 @@ def verify_file(
         divergence = first_divergence(
             graph, reference.module, images, runtime, limit=tolerance.rel_l2
         )
-    return Verification(comparison, tolerance, divergence)
+    source = graph.metadata_props.get("bitexport.source_sha256", fingerprint)
+    other_source = reference is not None and source != fingerprint
+    return Verification(comparison, tolerance, divergence, other_source)
 
 
-def _reference(checkpoint: Path, options: LoadOptions | None, graph: ir.Model) -> LoadedModel:
-    """The checkpoint's model; of a detector the part that the file says it is."""
-    model = load(checkpoint, options)
+def _reference(
+    checkpoint: Path | None, options: LoadOptions | None, graph: ir.Model
+) -> tuple[LoadedModel | None, str]:
+    """The checkpoint's torch model, and the hash of the file; without one, None and "".
+
+    Of a detector it is the part that the file says it is.
+    """
+    if checkpoint is None:
+        return None, ""
+    opened = read_checkpoint(checkpoint)
+    model = load_model(opened, options)
     properties, names = graph.metadata_props, {value.name for value in graph.graph.outputs}
     arch = properties.get("bitexport.arch", "")
     asked = options is not None and options.arch is not None
     same_family = properties.get("bitexport.family") == model.family
-    if asked or not same_family or not arch or len(names) == 1 or names == {*model.outputs}:
-        return model
-    return load(checkpoint, replace(options or LoadOptions(), arch=arch))
+    if not (asked or not same_family or not arch or len(names) == 1 or names == {*model.outputs}):
+        model = load_model(opened, replace(options or LoadOptions(), arch=arch))
+    return model, opened.sha256
 
 
 def _images(

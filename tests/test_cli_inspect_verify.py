@@ -476,6 +476,13 @@ class TestInputs:
         assert outcome.json["ok"] is False
         assert outcome.json["first_divergence"] is None
         assert_failure_line(outcome.err, "differs from its reference")
+        assert "Export the model again" in outcome.err
+
+    def test_another_checkpoint_is_named_as_the_reason(self, wrn: Export, tmp_path: Path) -> None:
+        other = save_wrn(tmp_path / "other.pth.tar", wrn_state(seed=1))
+        outcome = run("verify", wrn.output, other)
+        assert outcome.code == 3
+        assert "was exported from another file" in outcome.err
 
     def test_logits_off_by_a_thousandth(
         self, wrn: Export, images: Images, recorded: Images, npz: Callable[..., Path]

@@ -256,8 +256,9 @@ def _print_run(record: dict[str, Any], *, json: bool) -> None:
     note = "" if before is None else f" (float32: {before:.2%})"
     dataset = record["dataset"]
     _row("accuracy", f"{record['test_accuracy']:.2%} of the held-out images of {dataset}{note}")
+    whose = " by the network of full size" if dataset == "digits" else ""
     for what, value in record.get("reported", {}).items():
-        _row("reported", f"{value} on {what}")
+        _row("reported", f"{value} on {what}{whose}")
     path = Path(record["checkpoint"])
     _row("checkpoint", f"{path}, {size(path.stat().st_size)}, in {record['seconds']:.0f} s")
     _row("export it", f"bitexport onnx {path} -o model.onnx")

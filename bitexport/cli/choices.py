@@ -64,11 +64,14 @@ Checkpoint = Annotated[
     Path, typer.Argument(metavar="CKPT", help="A .pth, .pth.tar, .pt or .safetensors file.")
 ]
 Family = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Family; detected from the file by default.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Such as bireal or siman; detected from the file by default."
+    ),
 ]
 Arch = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Architecture; detected from the file by default."),
+    typer.Option(metavar="NAME", help="Such as birealnet18; detected from the file by default."),
 ]
 InputSize = Annotated[
     str | None,
@@ -81,10 +84,10 @@ Data = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Folder of the data set; digits need none.")
 ]
 Weights = Annotated[
-    PrecisionChoice, typer.Option(help="What the file cannot say about its weights.")
+    PrecisionChoice, typer.Option(help="Whether weights are 1-bit, where the file cannot say.")
 ]
 Activations = Annotated[
-    PrecisionChoice, typer.Option(help="What the file cannot say about its activations.")
+    PrecisionChoice, typer.Option(help="Whether activations are 1-bit, where the file cannot say.")
 ]
 ZeroWeights = Annotated[
     ZeroWeightsChoice,

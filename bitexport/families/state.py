@@ -71,7 +71,7 @@ def _check_fit(module: nn.Module, state: Mapping[str, Tensor], optional: tuple[s
             f"the checkpoint {what} tensors of this architecture",
             got=f"{len(missing)} missing and {len(unknown)} unknown, such as {keys[0][:80]!r}",
             expected=f"exactly the {len(own)} tensors of the architecture",
-            fix="Check the file, or name the architecture with --arch.",
+            fix="Check the file, or name another --arch; without it the file's own is taken.",
         )
     for key, target in own.items():
         if key in state and state[key].shape != target.shape:
