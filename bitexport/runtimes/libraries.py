@@ -85,5 +85,5 @@ def _find(variable: str, filename: str, title: str) -> Path:
         f"the {title} is missing",
         got=f"no file {' or '.join(map(str, places))}",
         expected=filename,
-        fix=f"Build it from plugins/, and set {variable} to its path.",
+        fix=f"Run `make plugins` in a checkout, or set {variable} to its path.",
     )
