@@ -361,6 +361,22 @@ def test_page_is_self_contained_and_escapes() -> None:
     assert len(page) < 100_000
 
 
+def test_inspect_draws_bytes_and_operations(exported: dict[str, Path], tmp_path: Path) -> None:
+    page = tmp_path / "sizes.html"
+    first, second = exported["trained"], exported["codebooks"]
+    assert run("inspect", first, "--html", page).code == 0
+    text = page.read_text()
+    layers = run("inspect", first, "--json").json["layers"]
+    assert all(f'<div class="label">{layer["name"]}</div>' in text for layer in layers)
+    # A track for the file, for the bytes and for the operations of every layer.
+    assert text.count('<div class="track') == 1 + 2 * len(layers)
+    assert "trained.onnx" in text and "1.00 bits a weight" in text and "MACs" in text
+    assert run("inspect", first, second, "--html", page).code == 0
+    assert "Bytes of the layers of codebooks.onnx" in page.read_text()
+    outcome = run("inspect", first, "--html", first)
+    assert outcome.code == 2 and "the input file itself" in outcome.err
+
+
 def test_lines_of_one_point_have_a_scale() -> None:
     drawn = lines([Series("a", ((1.0, 3.0),), 0)], "batch", "ms")
     assert "nan" not in drawn and "inf" not in drawn

@@ -34,6 +34,9 @@ def inspect(
     input_size: choices.InputSize = None,
     weights: choices.Weights = choices.PrecisionChoice.auto,
     activations: choices.Activations = choices.PrecisionChoice.auto,
+    html: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write a page with plots, too.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -45,21 +48,38 @@ def inspect(
     Example: bitexport inspect model.onnx
     """
     del debug
+    from bitexport.files import check_writable
     from bitexport.inspection import inspect_file
 
     load = choices.load_options(family, arch, weights, activations)
+    paths = [file] if other is None else [file, other]
+    if html is not None:
+        for path in paths:
+            check_writable(html, source=path)
     shown = []
-    for path in [file] if other is None else [file, other]:
+    for path in paths:
         with progress(f"reading {path}"):
             shown.append(inspect_file(path, load, choices.parse_input_size(input_size)))
         for note in shown[-1].notes:
             say(f"note: {note}" if other is None else f"note: {path}: {note}")
+    if html is not None:
+        _write_page(html, paths, shown)
     if json:
         print_json(_as_json(*shown) if other is None else difference_as_json(*shown))
     elif other is None:
         _print(*shown)
     else:
         print_difference(*shown)
+
+
+def _write_page(html: Path, paths: list[Path], shown: list[Inspection]) -> None:
+    from bitexport.bench.sizes_page import sizes_page
+    from bitexport.files import write_atomically
+
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    write_atomically(html, sizes_page(dict(zip(names, shown, strict=True))).encode())
 
 
 def _as_json(found: Inspection) -> dict[str, Any]:

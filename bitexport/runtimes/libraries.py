@@ -14,6 +14,8 @@ __all__ = ["cpu_kernel", "cuda_op_library_path", "op_library_path", "plugin_libr
 # More than one folder in an editable install: the sources, and what was built from plugins/.
 _PACKAGE = [Path(folder) for folder in bitexport.__path__]
 _CHECKOUT_BUILD = Path(__file__).resolve().parents[2] / "build" / "plugins"
+# The others need the CUDA compiler, and are built from a checkout.
+_IN_THE_PACKAGE = "libbitexport_ort.so"
 
 
 def op_library_path() -> Path:
@@ -22,7 +24,7 @@ def op_library_path() -> Path:
     Raises:
         RuntimeFailure: There is none.
     """
-    return _find("BITEXPORT_OP_LIBRARY", "libbitexport_ort.so", "op library")
+    return _find("BITEXPORT_OP_LIBRARY", _IN_THE_PACKAGE, "op library")
 
 
 def cuda_op_library_path() -> Path:
@@ -81,10 +83,10 @@ def _find(variable: str, filename: str, title: str) -> Path:
     for path in places:
         if path.is_file():
             return path
+    command = "pip install ." if filename == _IN_THE_PACKAGE else "make plugins"
     raise RuntimeFailure(
         f"the {title} is missing",
         got=f"no file {' or '.join(map(str, places))}",
         expected=filename,
-        fix=f"In a checkout run: {'make plugins' if 'TensorRT' in title else 'pip install .'}. "
-        f"Or name its path in {variable}.",
+        fix=f"In a checkout run: {command}. Or name its path in {variable}.",
     )
