@@ -276,12 +276,36 @@ int main() {
   // Layers of real networks: many tiles, many blocks of taps, more than 32 pairs of channels, odd
   // channel counts, depthwise, a linear layer.
   const ConvArguments layers[] = {
-      square(64, 64, 20, 3, 1),  square(64, 128, 23, 3, 2),    square(512, 70, 7, 3, 1),
-      square(130, 5, 15, 5, 1),  square(32, 32, 13, 3, 1, 32), square(96, 67, 14, 1, 2),
-      square(9216, 65, 1, 1, 1), square(40, 24, 17, 3, 3, 4),  square(16, 130, 40, 1, 1),
-      square(8000, 2, 3, 3, 1),  square(40, 80, 70, 3, 2, 40), square(3, 3, 90, 8, 1, 3),
-      square(3, 3, 20, 9, 1, 3), square(24, 9, 12, 9, 1),      square(64, 17, 30, 5, 1),
-      square(25000, 3, 2, 1, 1), square(100, 40, 2, 3, 1),     square(33, 9, 1, 3, 1),
+      square(64, 64, 20, 3, 1),
+      square(64, 128, 23, 3, 2),
+      square(512, 70, 7, 3, 1),
+      square(130, 5, 15, 5, 1),
+      square(32, 32, 13, 3, 1, 32),
+      square(96, 67, 14, 1, 2),
+      square(9216, 65, 1, 1, 1),
+      square(40, 24, 17, 3, 3, 4),
+      square(16, 130, 40, 1, 1),
+      square(8000, 2, 3, 3, 1),
+      square(40, 80, 70, 3, 2, 40),
+      square(3, 3, 90, 8, 1, 3),
+      square(3, 3, 20, 9, 1, 3),
+      square(24, 9, 12, 9, 1),
+      square(64, 17, 30, 5, 1),
+      square(25000, 3, 2, 1, 1),
+      square(100, 40, 2, 3, 1),
+      square(33, 9, 1, 3, 1),
+      // Depthwise: several units, rows of every kind, more pixels than a stage holds, two output
+      // channels of an input channel, and a row wider than a stage.
+      square(150, 150, 7, 3, 1, 150),
+      square(30, 60, 14, 3, 1, 30),
+      square(20, 20, 35, 5, 2, 20),
+      square(9, 9, 16, 3, 2, 9),
+      square(2, 2, 80, 3, 1, 2),
+      square(7, 7, 29, 3, 3, 7),
+      square(300, 300, 2, 1, 1, 300),
+      square(5, 5, 6, 2, 1, 5),
+      {{2, 2, 3, 4200}, {2, 1, 3, 3}, {1, 1}, {0, 1, 2, 0}, {1, 1}, 2},
+      {{1, 3, 24, 31}, {3, 1, 3, 3}, {1, 1}, {0, 0, 0, 0}, {1, 1}, 3},
   };
   for (const ConvArguments& arguments : layers) {
     const bitexport::ConvShapeResult result = bitexport::make_conv_shape(arguments);
@@ -294,6 +318,7 @@ int main() {
     check_threads(random, bitexport::make_conv_shape(square(64, 64, 30, 3, 1)).shape, isa);
     check_threads(random, bitexport::make_conv_shape(square(256, 96, 7, 3, 1)).shape, isa);
     check_threads(random, bitexport::make_conv_shape(square(96, 96, 15, 3, 2, 96)).shape, isa);
+    check_threads(random, bitexport::make_conv_shape(square(300, 300, 7, 3, 1, 300)).shape, isa);
   }
   state().where = "too many pixels";
   for (const Isa isa : isas) check_too_many_pixels(isa);

@@ -86,17 +86,6 @@ void scatter(const std::uint8_t* codes, std::int32_t width, std::int32_t stride,
 
 }  // namespace
 
-void encode_signs(const float* x, std::int64_t count, float threshold, std::int8_t* signs) {
-  const __m256i one = _mm256_set1_epi8(1);
-  const __m256i minus_one = _mm256_set1_epi8(-1);
-  const auto some = [&](std::int64_t i) {
-    const __m256i above = compare(x + i, _mm256_set1_ps(threshold));
-    const __m256i sign = _mm256_or_si256(_mm256_andnot_si256(above, minus_one), one);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(signs + i), sign);
-  };
-  for_pixels(count, some, [&](std::int64_t i) { signs[i] = x[i] >= threshold ? 1 : -1; });
-}
-
 void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
                 std::int32_t channels, const float* threshold, std::uint8_t* codes,
                 std::uint8_t* plane) {

@@ -1,4 +1,4 @@
-// Packs activations into codes of four channels (see plane_layout.h) or into bytes.
+// Packs activations into codes of four channels (see plane_layout.h).
 
 #ifndef BITEXPORT_KERNELS_CPU_AVX2_PACK_H_
 #define BITEXPORT_KERNELS_CPU_AVX2_PACK_H_
@@ -17,9 +17,6 @@ namespace avx2 {
 void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
                 std::int32_t channels, const float* threshold, std::uint8_t* codes,
                 std::uint8_t* plane);
-
-// signs[i] is +1 where x[i] >= threshold, else -1.
-void encode_signs(const float* x, std::int64_t count, float threshold, std::int8_t* signs);
 
 }  // namespace avx2
 }  // namespace cpu

@@ -1,181 +1,46 @@
 // Depthwise convolution: each output channel sees one input channel, so that there is one bit a tap
-// and nothing to count in a word.
-//
-// Activations are bytes, +1, -1, and 0 on the padding; a weight is the byte s, 0 for +1 and -1 for
-// -1. In two's complement a * (+1) = a and a * (-1) = -a = (a ^ -1) + 1, hence
-//
-//     accumulator = sum over taps of (a ^ s) + the number of taps of weight -1,
-//
-// with padded taps counted in, as (0 ^ -1) + 1 = 0. A sum of bytes holds kMostTaps taps.
-//
-// Rows and columns of the padded image are sorted by their remainders modulo the strides
-// ("phases"), so that under every tap the pixels of the whole output are neighbours, with some
-// between the rows that are computed in vain.
-//
-// To be included once, between the lines of target.h in a file per instruction set, after the
-// headers of the standard library. That file has kVectorBytes, what an instruction adds at once,
-// and
-//
-//     void encode_signs(const float* x, std::int64_t count, float threshold, std::int8_t* signs)
-//
-// which makes +1 of x[i] >= threshold, else -1. The loops here are plain, for the compiler to make
-// vectors of.
+// and nothing to count in a word. depthwise_steps.h has the arithmetic, and says what a file must
+// have before it includes this one, once, between the lines of target.h.
 
-#include "kernels/cpu/channel_epilogue.h"
+#include "kernels/cpu/depthwise_steps.h"
 
 namespace bitexport {
 namespace cpu {
 namespace {
 
-constexpr std::int32_t kVectorsAtOnce = 4;
-// Bytes that are computed before they are moved, and moved before they are read: reading across
-// what two instructions have just written stalls.
+// Sums that are computed before they are read: reading across what two instructions have just
+// written stalls.
 constexpr std::int32_t kStageBytes = 4096;
 static_assert(kStageBytes % kVectorBytes == 0);
 
-typedef std::int8_t Bytes __attribute__((vector_size(kVectorBytes)));
-typedef std::int8_t Bytes16 __attribute__((vector_size(16)));
-
-// Where the pixels of a channel lie, in bytes.
-struct DepthwiseLayout {
-  std::int64_t width;   // of a phase
-  std::int64_t height;  // of a phase
-  std::int64_t phase;
-  std::int64_t plane;
-  std::int32_t horizontal_stride;
-  std::int32_t vertical_stride;
-
-  explicit DepthwiseLayout(const ConvShape& shape)
-      : width(phase_size(shape.horizontal)),
-        height(phase_size(shape.vertical)),
-        phase(width * height),
-        // Sums are computed by the vector, past the last pixel.
-        plane((phase * shape.horizontal.stride * shape.vertical.stride + kVectorBytes + 63) / 64 *
-              64),
-        horizontal_stride(shape.horizontal.stride),
-        vertical_stride(shape.vertical.stride) {}
-
-  // Of a pixel of the padded image.
-  std::int64_t offset(std::int32_t row, std::int32_t column) const {
-    if (vertical_stride == 1 && horizontal_stride == 1) return row * width + column;
-    const std::int64_t index =
-        std::int64_t{row % vertical_stride} * horizontal_stride + column % horizontal_stride;
-    return index * phase + row / vertical_stride * width + column / horizontal_stride;
-  }
-
- private:
-  static std::int64_t phase_size(const ConvAxis& axis) {
-    return (std::int64_t{axis.size} + axis.pad_begin + axis.pad_end + axis.stride - 1) /
-           axis.stride;
-  }
-};
-
-struct DepthwiseWeights {
-  std::vector<std::int8_t> signs;      // [Co, kh, kw], 0 or -1
-  std::vector<std::int32_t> negative;  // [Co], taps of weight -1
-
-  DepthwiseWeights(const ConvShape& shape, const std::uint32_t* weight) {
-    for (std::int32_t co = 0; co < shape.out_channels; ++co) {
-      negative.push_back(0);
-      for (std::int32_t tap = 0; tap < shape.taps(); ++tap, ++weight) {
-        const bool positive = (*weight & 1u) != 0;
-        signs.push_back(positive ? 0 : -1);
-        negative.back() += positive ? 0 : 1;
-      }
-    }
-  }
-};
-
-template <typename Chunk>
-inline Chunk load(const std::int8_t* from) {
-  Chunk chunk;
-  std::memcpy(&chunk, from, sizeof(chunk));
-  return chunk;
-}
-
-template <typename Chunk>
-inline void move_chunks(const std::int8_t* from, std::int64_t count, std::int8_t* to) {
-  constexpr std::int64_t kChunk = sizeof(Chunk);
-  const Chunk last = load<Chunk>(from + count - kChunk);
-  for (std::int64_t i = 0; i + kChunk <= count; i += kChunk) {
-    const Chunk chunk = load<Chunk>(from + i);
-    std::memcpy(to + i, &chunk, kChunk);
-  }
-  std::memcpy(to + count - kChunk, &last, kChunk);
-}
-
-// Moves bytes, perhaps to an overlapping place before them: rows are so short that a call of
-// memmove costs more than the copy.
-inline void move_row(const std::int8_t* from, std::int64_t count, std::int8_t* to) {
-  if (count >= 16) return move_chunks<Bytes16>(from, count, to);
-  if (count >= 8) return move_chunks<std::uint64_t>(from, count, to);
-  if (count >= 4) return move_chunks<std::uint32_t>(from, count, to);
-  for (std::int64_t i = 0; i < count; ++i) to[i] = from[i];
-}
-
-// Every other one of 2 * kHalves bytes, of which the last may lie past the end of a row.
-constexpr std::int32_t kHalves = 16;
-inline void even_bytes(const std::int8_t* from, std::int8_t* to) {
-  typedef std::uint16_t Pairs __attribute__((vector_size(2 * kHalves)));
-  typedef std::uint8_t Halves __attribute__((vector_size(kHalves)));
-  Pairs pairs;
-  std::memcpy(&pairs, from, sizeof(pairs));
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-  pairs >>= 8;
-#endif
-  const Halves halves = __builtin_convertvector(pairs, Halves);
-  std::memcpy(to, &halves, sizeof(halves));
-}
-
-// Every kStride-th byte from `from` on, or every stride-th one where kStride is 0; one byte after
-// the last may be read.
-template <int kStride>
-inline void copy_strided(const std::int8_t* from, std::int32_t count, std::int32_t stride,
-                         std::int8_t* to) {
-  if (kStride == 1) return move_row(from, count, to);
-  std::int32_t i = 0;
-  if (kStride == 2 && count >= kHalves) {
-    for (; i + kHalves < count; i += kHalves) even_bytes(from + 2 * i, to + i);
-    return even_bytes(from + 2 * (count - kHalves), to + count - kHalves);
-  }
-  for (; i < count; ++i) to[i] = from[i * stride];
-}
-
-// Sums of kVectors vectors of neighbouring pixels, which lie `offsets` past `pixels` under the
-// taps.
-template <int kVectors>
-inline void add_taps(const std::int8_t* pixels, const std::vector<std::int64_t>& offsets,
-                     const std::int8_t* signs, std::int8_t* sums) {
-  Bytes sum[kVectors] = {};
-  for (std::size_t tap = 0; tap < offsets.size(); ++tap) {
-    const Bytes sign = Bytes{} + signs[tap];
-    for (int i = 0; i < kVectors; ++i) {
-      Bytes some;
-      std::memcpy(&some, pixels + offsets[tap] + i * kVectorBytes, sizeof(some));
-      sum[i] += some ^ sign;
-    }
-  }
-  std::memcpy(sums, sum, sizeof(sum));
-}
+// How many accumulators of a narrow image are scaled at once.
+constexpr std::int32_t kFewFloats = kFloats > 8 ? 8 : 4;
 
 class DepthwisePlan final : public BinaryConvPlan {
  public:
   DepthwisePlan(const ConvShape& shape, std::shared_ptr<const DepthwiseWeights> weights)
       : shape_(shape),
-        layout_(shape),
         weights_(std::move(weights)),
-        packed_(channels_of_unit(std::int64_t{shape.vertical.size} * shape.horizontal.size)),
-        convolved_(channels_of_unit(output_pixels(shape))) {
+        taps_(shape.taps()),
+        width_(shape.horizontal.out_size()),
+        pixels_(output_pixels(shape)),
+        packed_(channels_within(std::int64_t{shape.vertical.size} * shape.horizontal.size)),
+        layout_(shape, packed_, kVectorBytes) {
     for (std::int32_t kh = 0; kh < shape.vertical.kernel; ++kh) {
       for (std::int32_t kw = 0; kw < shape.horizontal.kernel; ++kw) {
         offsets_.push_back(
             layout_.offset(kh * shape.vertical.dilation, kw * shape.horizontal.dilation));
       }
     }
+    for (std::int32_t co = 0; co < shape.out_channels; ++co) {
+      planes_.push_back(layout_.begin(co / shape.out_channels_per_group()));
+    }
+    divide_output();
+    divide_input();
   }
 
   std::size_t workspace_bytes() const override {
-    return static_cast<std::size_t>(shape_.in_channels * layout_.plane);
+    return static_cast<std::size_t>(pack_units() * layout_.run);
   }
   std::int32_t pack_units() const override { return divided_up(shape_.in_channels, packed_); }
   std::int32_t conv_units() const override { return divided_up(shape_.out_channels, convolved_); }
@@ -184,188 +49,259 @@ class DepthwisePlan final : public BinaryConvPlan {
             void* workspace) const override {
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
     const std::int32_t first = unit * packed_;
-    const std::int32_t end = std::min(shape_.in_channels, first + packed_);
-    std::int8_t* planes = static_cast<std::int8_t*>(workspace);
-    std::memset(planes + first * layout_.plane, 0,
-                static_cast<std::size_t>((end - first) * layout_.plane));
-    std::int8_t signs[kStageBytes + 1];
-    for (std::int64_t done = 0; done < image; done += kStageBytes) {
-      // A part of one channel, or several whole ones.
-      const std::int64_t count = std::min<std::int64_t>(kStageBytes, image - done);
-      for (std::int32_t channel = first; channel < end; ++channel) {
-        encode_signs(x + channel * image + done, count, threshold[channel],
-                     signs + (channel - first) * count);
-      }
-      signs[(end - first) * count] = 0;
-      for (std::int32_t channel = first; channel < end; ++channel) {
-        place(done, count, signs + (channel - first) * count, planes + channel * layout_.plane);
-      }
+    const std::int32_t channels = std::min(packed_, shape_.in_channels - first);
+    std::int8_t* planes = static_cast<std::int8_t*>(workspace) + unit * layout_.run;
+    std::memset(planes, 0, static_cast<std::size_t>(layout_.run));
+    for (const Source& source : sources_) {
+      place(source, channels, x + first * image + source.first, threshold + first, planes);
     }
   }
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
-    run_unit(unit, workspace,
-             [&](const Piece& piece, std::int32_t negative, const std::int8_t* sums) {
-               with_activation(epilogue, [&](auto activation) {
-                 const ChannelEpilogue<decltype(activation)::value> channel(epilogue, piece.co);
-                 write(channel, piece, negative, sums, epilogue.residual, y);
-               });
-             });
+    with_activation(epilogue, [&](auto activation) {
+      constexpr Activation kActivation = decltype(activation)::value;
+      if (epilogue.residual == nullptr) {
+        return convolve_and_add<kActivation, false>(unit, workspace, epilogue, y);
+      }
+      convolve_and_add<kActivation, true>(unit, workspace, epilogue, y);
+    });
   }
 
   void accumulate(std::int32_t unit, const void* workspace,
                   std::int32_t* accumulators) const override {
-    run_unit(unit, workspace,
-             [&](const Piece& piece, std::int32_t negative, const std::int8_t* sums) {
-               for (std::int32_t i = 0; i < piece.count; ++i) {
-                 accumulators[piece.index + i] = sums[i] + negative;
-               }
-             });
+    run_unit(unit, workspace, [&](std::int32_t co, const Piece& piece, const std::int8_t* sums) {
+      std::int32_t* out = accumulators + std::int64_t{co} * pixels_ + piece.first;
+      for (std::int32_t row = 0; row < piece.rows; ++row, sums += layout_.pitch) {
+        for (std::int32_t i = 0; i < piece.columns; ++i) *out++ = sums[i];
+      }
+    });
   }
 
  private:
-  // Neighbouring pixels of an output channel.
+  // Whole rows of an output channel, or a part of a row.
   struct Piece {
-    std::int32_t co;
-    std::int64_t first;  // as they are computed, with those between the rows
-    std::int64_t last;   // one past
-    std::int64_t index;  // in [Co, Ho, Wo]
-    std::int32_t count;
-    std::int32_t stage;  // where its sums begin
+    std::int32_t first;  // pixel
+    std::int32_t rows;
+    std::int32_t columns;
+    std::int32_t vectors;    // of sums
+    std::int32_t in_blocks;  // rows, whose last block does not run over the channel's end
+    std::int64_t source;     // under the first tap, in a plane
   };
 
-  template <typename Channel>
-  static void write(const Channel& channel, const Piece& piece, std::int32_t negative,
-                    const std::int8_t* sums, const float* residual, float* y) {
-    const auto sum_of = [=](std::int8_t sum) {
-      return channel.sum(static_cast<float>(sum + negative));
-    };
-    float* out = y + piece.index;
-    if (residual == nullptr) {
-      for (std::int32_t i = 0; i < piece.count; ++i) out[i] = channel.activated(sum_of(sums[i]));
-    } else {
-      const float* in = residual + piece.index;
-      for (std::int32_t i = 0; i < piece.count; ++i) {
-        out[i] = channel.activated(sum_of(sums[i]) + in[i]);
-      }
-    }
-  }
+  // Rows of every input channel that lie in the same phase.
+  struct Source {
+    std::int32_t row;
+    std::int32_t rows;
+    std::int64_t first;  // pixel
+  };
 
-  static std::int32_t channels_of_unit(std::int64_t pixels) {
+  static std::int32_t channels_within(std::int64_t pixels) {
     return static_cast<std::int32_t>(std::max<std::int64_t>(1, kStageBytes / pixels));
   }
 
-  // Puts neighbouring pixels of an image, from `pixel` on, where the layout has them.
-  void place(std::int64_t pixel, std::int64_t count, const std::int8_t* signs,
-             std::int8_t* plane) const {
-    if (layout_.horizontal_stride == 1) return place_rows<1>(pixel, count, signs, plane);
-    if (layout_.horizontal_stride == 2) return place_rows<2>(pixel, count, signs, plane);
-    place_rows<0>(pixel, count, signs, plane);
+  std::int32_t last_channel(std::int32_t unit) const {
+    return std::min(shape_.out_channels, (unit + 1) * convolved_) - 1;
   }
 
-  // For a horizontal stride of kStride, or of any where it is 0: dividing by it takes most of the
-  // time of a short row.
-  template <int kStride>
-  void place_rows(std::int64_t pixel, std::int64_t count, const std::int8_t* signs,
-                  std::int8_t* plane) const {
-    const std::int32_t stride = kStride == 0 ? layout_.horizontal_stride : kStride;
-    const std::int32_t pad = shape_.horizontal.pad_begin;
-    auto row = static_cast<std::int32_t>(pixel / shape_.horizontal.size);
-    auto column = static_cast<std::int32_t>(pixel % shape_.horizontal.size);
-    for (row += shape_.vertical.pad_begin; count > 0; ++row, column = 0) {
-      const auto some =
-          static_cast<std::int32_t>(std::min<std::int64_t>(count, shape_.horizontal.size - column));
-      std::int8_t* out = plane + layout_.offset(row, 0);
-      for (std::int32_t phase = 0; phase < std::min(stride, some); ++phase) {
-        const std::int32_t first = column + phase + pad;
-        copy_strided<kStride>(signs + phase, (some - phase + stride - 1) / stride, stride,
-                              out + first % stride * layout_.phase + first / stride);
+  // Pixels that are written at once.
+  std::int32_t block() const { return width_ <= kFewFloats ? kFewFloats : kFloats; }
+
+  // A stage holds some channels, or a part of one: whole rows, if it can.
+  void divide_output() {
+    const std::int32_t height = shape_.vertical.out_size();
+    const auto rows = static_cast<std::int32_t>(std::min<std::int64_t>(
+        height, std::max<std::int64_t>(1, (kStageBytes - width_) / layout_.pitch + 1)));
+    const std::int32_t columns = std::min(width_, kStageBytes);
+    for (std::int32_t row = 0; row < height; row += rows) {
+      for (std::int32_t column = 0; column < width_; column += columns) {
+        Piece piece = {row * width_ + column,
+                       std::min(rows, height - row),
+                       std::min(columns, width_ - column),
+                       0,
+                       0,
+                       row * layout_.pitch + column};
+        piece.vectors = static_cast<std::int32_t>(
+            (layout_.pitch * (piece.rows - 1) + piece.columns + kVectorBytes - 1) / kVectorBytes);
+        const std::int32_t room =
+            pixels_ - piece.first - divided_up(piece.columns, block()) * block();
+        piece.in_blocks = room < 0 ? 0 : std::min(piece.rows, room / width_ + 1);
+        pieces_.push_back(piece);
       }
-      signs += some;
-      count -= some;
+    }
+    staged_ = pieces_.size() > 1 ? 1 : kStageBytes / (pieces_[0].vectors * kVectorBytes);
+    convolved_ = std::max(staged_, channels_within(pixels_));
+  }
+
+  void divide_input() {
+    const ConvAxis& vertical = shape_.vertical;
+    for (std::int32_t row = 0; row < std::min(vertical.stride, vertical.size); ++row) {
+      sources_.push_back({row, divided_up(vertical.size - row, vertical.stride),
+                          std::int64_t{row} * shape_.horizontal.size});
     }
   }
 
-  // Calls visit(piece, taps of weight -1, sums) for all pixels of a unit.
+  // Puts signs of some channels where the layout has them. What is written past a row is a later
+  // row's, or the slack.
+  void place(const Source& source, std::int32_t channels, const float* x, const float* threshold,
+             std::int8_t* planes) const {
+    const ConvAxis& vertical = shape_.vertical;
+    const ConvAxis& horizontal = shape_.horizontal;
+    const PixelRows rows = {channels,
+                            source.rows,
+                            horizontal.size,
+                            std::int64_t{vertical.size} * horizontal.size,
+                            std::int64_t{vertical.stride} * horizontal.size,
+                            layout_.plane,
+                            layout_.pitch};
+    const auto signs = [&](std::int32_t column) {
+      return planes +
+             layout_.offset(source.row + vertical.pad_begin, column + horizontal.pad_begin);
+    };
+    if (horizontal.stride == 1) return encode_rows(rows, x, threshold, signs(0));
+    if (horizontal.stride == 2) return encode_rows_by_twos(rows, x, threshold, signs(0), signs(1));
+    PixelRows others = rows;
+    for (std::int32_t column = 0; column < std::min(horizontal.stride, rows.width); ++column) {
+      others.width = rows.width - column;
+      encode_strided(others, x + column, threshold, horizontal.stride, signs(column));
+    }
+  }
+
+  template <Activation kActivation, bool kResidual>
+  void convolve_and_add(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
+                        float* y) const {
+    const std::int32_t end = last_channel(unit);
+    const bool narrow = block() < kFloats;
+    run_unit(unit, workspace, [&](std::int32_t co, const Piece& piece, const std::int8_t* sums) {
+      const bool last = co == end;
+      const ChannelEpilogue<kActivation> channel(epilogue, co);
+      const float* residual = epilogue.residual;
+      if (narrow) {
+        return write<kFewFloats, kResidual>(co, last, piece, sums, channel, residual, y);
+      }
+      write<kFloats, kResidual>(co, last, piece, sums, channel, residual, y);
+    });
+  }
+
+  // Calls visit(channel, piece, sums), the sums `pitch` apart from row to row, for all pixels of a
+  // unit.
   template <typename Visit>
   void run_unit(std::int32_t unit, const void* workspace, Visit visit) const {
-    alignas(64) std::int8_t stage[kStageBytes];
-    Piece pieces[kStageBytes / kVectorBytes];
-    int count = 0;
-    std::int32_t used = 0;
-    const auto finish = [&] {
-      for (int i = 0; i < count; ++i) close_rows(pieces[i], stage + pieces[i].stage);
-      for (int i = 0; i < count; ++i) {
-        const std::int32_t negative = weights_->negative[static_cast<std::size_t>(pieces[i].co)];
-        visit(pieces[i], negative, stage + pieces[i].stage);
+    if (taps_ == 9) return run_taps<9>(unit, workspace, visit);
+    run_taps<0>(unit, workspace, visit);
+  }
+
+  template <int kTaps, typename Visit>
+  void run_taps(std::int32_t unit, const void* workspace, Visit visit) const {
+    // What is read past the last row of a piece is of no pixel.
+    alignas(64) std::int8_t stage[kStageBytes + kFloats];
+    const auto* planes = static_cast<const std::int8_t*>(workspace);
+    const std::int32_t end = last_channel(unit) + 1;
+    for (std::int32_t first = unit * convolved_; first < end; first += staged_) {
+      const std::int32_t last = std::min(end, first + staged_);
+      for (const Piece& piece : pieces_) {
+        add_piece<kTaps>(first, last, piece, planes, stage);
+        const std::int8_t* sums = stage;
+        for (std::int32_t co = first; co < last; ++co, sums += piece.vectors * kVectorBytes) {
+          visit(co, piece, sums);
+        }
       }
-      count = 0;
-      used = 0;
+    }
+  }
+
+  // Sums of a piece of some channels as they are computed, those between the rows too.
+  template <int kTaps>
+  void add_piece(std::int32_t first, std::int32_t last, const Piece& piece,
+                 const std::int8_t* planes, std::int8_t* sums) const {
+    switch (piece.vectors) {
+      case 1:
+        return add_vectors<1, kTaps>(first, last, piece, planes, sums);
+      case 2:
+        return add_vectors<2, kTaps>(first, last, piece, planes, sums);
+      case 3:
+        return add_vectors<3, kTaps>(first, last, piece, planes, sums);
+      default:
+        return add_vectors<4, kTaps>(first, last, piece, planes, sums);
+    }
+  }
+
+  // The same, kVectors at once, of which there are no fewer.
+  template <int kVectors, int kTaps>
+  void add_vectors(std::int32_t first, std::int32_t last, const Piece& piece,
+                   const std::int8_t* planes, std::int8_t* sums) const {
+    const TapOffsets<kTaps> offsets(offsets_);
+    const std::int32_t* signs = weights_->signs.data() + std::int64_t{first} * taps_;
+    const std::int32_t vectors = piece.vectors;
+    for (std::int32_t co = first; co < last; ++co, signs += offsets.taps()) {
+      const std::int8_t* pixels = planes + planes_[static_cast<std::size_t>(co)] + piece.source;
+      const std::int32_t negative = weights_->negative[static_cast<std::size_t>(co)];
+      std::int32_t done = 0;
+      for (; done + kVectors <= vectors; done += kVectors) {
+        add_taps<kVectors>(pixels + done * kVectorBytes, offsets, signs, negative,
+                           sums + done * kVectorBytes);
+      }
+      // Some of them a second time.
+      if (done < vectors) {
+        done = vectors - kVectors;
+        add_taps<kVectors>(pixels + done * kVectorBytes, offsets, signs, negative,
+                           sums + done * kVectorBytes);
+      }
+      sums += vectors * kVectorBytes;
+    }
+  }
+
+  // Y of a piece, kBlock pixels at once: a block may run over the end of its row, into pixels that
+  // are yet to be written, but not over the end of the last channel of a unit.
+  template <int kBlock, bool kResidual, Activation kActivation>
+  void write(std::int32_t co, bool last, const Piece& piece, const std::int8_t* sums,
+             const ChannelEpilogue<kActivation>& channel, const float* residuals, float* y) const {
+    const std::int32_t in_blocks = last || pixels_ < kBlock ? piece.in_blocks : piece.rows;
+    const std::int64_t start = std::int64_t{co} * pixels_ + piece.first;
+    float* out = y + start;
+    const float* residual = kResidual ? residuals + start : nullptr;
+    const auto some = [&](auto count, std::int32_t i) {
+      write_pixels<decltype(count)::value, kResidual>(sums + i, channel, residual + i, out + i);
     };
-    const std::int32_t width = shape_.horizontal.out_size();
-    const std::int32_t height = shape_.vertical.out_size();
-    const std::int64_t computed = (height - 1) * layout_.width + width;
-    const std::int32_t end = std::min(shape_.out_channels, (unit + 1) * convolved_);
-    for (std::int32_t co = unit * convolved_; co < end; ++co) {
-      std::int64_t index = std::int64_t{co} * height * width;
-      for (std::int64_t first = 0; first < computed; ++count) {
-        if (used == kStageBytes) finish();
-        const std::int64_t last = std::min(computed, first + kStageBytes - used);
-        pieces[count] = {co, first, last, index, valid_before(last) - valid_before(first), used};
-        index += pieces[count].count;
-        used += add_pixels(co, first, last, workspace, stage + used);
-        first = last;
+    const std::int64_t pitch = layout_.pitch;
+    const std::int64_t width = width_;
+    const auto next_row = [&] {
+      sums += pitch;
+      out += width;
+      residual += kResidual ? width : 0;
+    };
+    const std::int32_t columns = piece.columns;
+    for (std::int32_t row = 0; row < in_blocks; ++row, next_row()) {
+      std::int32_t i = 0;
+      do {
+        some(std::integral_constant<int, kBlock>{}, i);
+        i += kBlock;
+      } while (i < columns);
+    }
+    for (std::int32_t row = in_blocks; row < piece.rows; ++row, next_row()) {
+      if (columns >= 4) {
+        for (std::int32_t i = 0; i + 4 < columns; i += 4) {
+          some(std::integral_constant<int, 4>{}, i);
+        }
+        some(std::integral_constant<int, 4>{}, columns - 4);
+      } else {
+        for (std::int32_t i = 0; i < columns; ++i) some(std::integral_constant<int, 1>{}, i);
       }
-    }
-    finish();
-  }
-
-  // Pixels of the output among the first `computed` ones of a channel.
-  std::int32_t valid_before(std::int64_t computed) const {
-    const std::int64_t width = shape_.horizontal.out_size();
-    return static_cast<std::int32_t>(computed / layout_.width * width +
-                                     std::min(width, computed % layout_.width));
-  }
-
-  // Sums of the pixels `first` to `last` - 1 as they are computed; returns how many it wrote.
-  std::int32_t add_pixels(std::int32_t co, std::int64_t first, std::int64_t last,
-                          const void* workspace, std::int8_t* sums) const {
-    const std::int8_t* pixels = static_cast<const std::int8_t*>(workspace) +
-                                co / shape_.out_channels_per_group() * layout_.plane + first;
-    const std::int8_t* signs = weights_->signs.data() + std::int64_t{co} * shape_.taps();
-    const auto count = static_cast<std::int32_t>(last - first);
-    std::int32_t done = 0;
-    for (; done + kVectorsAtOnce * kVectorBytes <= count; done += kVectorsAtOnce * kVectorBytes) {
-      add_taps<kVectorsAtOnce>(pixels + done, offsets_, signs, sums + done);
-    }
-    for (; done < count; done += kVectorBytes) {
-      add_taps<1>(pixels + done, offsets_, signs, sums + done);
-    }
-    return done;
-  }
-
-  // Moves the rows of a piece together, over what lies between them.
-  void close_rows(const Piece& piece, std::int8_t* sums) const {
-    const std::int64_t width = shape_.horizontal.out_size();
-    if (layout_.width == width) return;
-    std::int8_t* to = sums;
-    for (std::int64_t row = piece.first / layout_.width * layout_.width; row < piece.last;
-         row += layout_.width) {
-      const std::int64_t begin = std::max(piece.first, row);
-      const std::int64_t some = std::min(piece.last, row + width) - begin;
-      if (some <= 0) continue;
-      if (to != sums + (begin - piece.first)) move_row(sums + (begin - piece.first), some, to);
-      to += some;
     }
   }
 
   ConvShape shape_;
-  DepthwiseLayout layout_;
   std::shared_ptr<const DepthwiseWeights> weights_;
-  std::int32_t packed_;                // channels of a unit
-  std::int32_t convolved_;             // channels of a unit
+  std::int32_t taps_;
+  std::int32_t width_;   // of the output
+  std::int32_t pixels_;  // of an output channel
+  std::int32_t packed_;  // channels of a unit
+  DepthwiseLayout layout_;
+  std::int32_t staged_ = 1;            // output channels in a stage
+  std::int32_t convolved_ = 1;         // output channels of a unit
   std::vector<std::int64_t> offsets_;  // of the taps, in a plane
+  std::vector<std::int64_t> planes_;   // of every output channel
+  std::vector<Piece> pieces_;          // of an output channel
+  std::vector<Source> sources_;        // of an input channel
 };
 
 class DepthwiseKernel final : public BinaryConvKernel {

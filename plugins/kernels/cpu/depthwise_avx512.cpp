@@ -1,4 +1,6 @@
-// Depthwise convolution for AVX-512BW.
+// Depthwise convolution for AVX-512.
+
+#include <immintrin.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -10,7 +12,8 @@
 #include <vector>
 
 #include "core/conv_shape.h"
-#include "kernels/cpu/avx2_pack.h"
+#include "kernels/cpu/avx2_signs.h"
+#include "kernels/cpu/depthwise_layout.h"
 #include "kernels/cpu/output_tiles.h"
 #include "kernels/cpu/target.h"
 #include "kernels/cpu/variants.h"
@@ -22,7 +25,24 @@ namespace cpu {
 namespace {
 
 constexpr std::int32_t kVectorBytes = 64;
-using avx2::encode_signs;
+constexpr std::int32_t kFloats = 16;
+using avx2::encode_rows;
+using avx2::encode_rows_by_twos;
+
+template <int kCount>
+inline auto floats_of(const std::int8_t* sums) {
+  if constexpr (kCount == 16) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(sums))));
+  } else if constexpr (kCount == 8) {
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(sums))));
+  } else if constexpr (kCount == 4) {
+    return _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_loadu_si32(sums)));
+  } else {
+    return static_cast<float>(*sums);
+  }
+}
 
 }  // namespace
 }  // namespace cpu
