@@ -1,4 +1,4 @@
-// The epilogue of one output channel, for a float or a vector of floats.
+// The epilogue of one output channel, element by element.
 //
 // To be included where the kernels are compiled, between the lines of target.h.
 
@@ -30,28 +30,23 @@ class ChannelEpilogue {
   float slope_or_low() const { return first_; }
   float shift_or_high() const { return second_; }
 
-  template <typename Floats>
-  Floats sum(Floats accumulators) const {
-    const Floats scaled = scale_ * accumulators;
+  float sum(float accumulator) const {
+    const float scaled = scale_ * accumulator;
     return scaled + bias_;
   }
 
   // Both sides are computed, so that a compiler can choose without a branch.
-  template <typename Floats>
-  Floats activated(Floats t) const {
-    if constexpr (kActivation == Activation::kPRelu) {
-      const Floats bent = first_ * t;
-      const Floats value = t >= 0.0f ? t : bent;
+  float activated(float t) const {
+    if (kActivation == Activation::kPRelu) {
+      const float bent = first_ * t;
+      const float value = t >= 0.0f ? t : bent;
       return value + second_;
-    } else if constexpr (kActivation == Activation::kClip) {
-      // Less 0, as that leaves a bound of -0 alone.
-      const Floats low = first_ - Floats{};
-      const Floats high = second_ - Floats{};
-      const Floats raised = t < low ? low : t;
-      return raised > high ? high : raised;
-    } else {
-      return t;
     }
+    if (kActivation == Activation::kClip) {
+      const float raised = t < first_ ? first_ : t;
+      return raised > second_ ? second_ : raised;
+    }
+    return t;
   }
 
  private:

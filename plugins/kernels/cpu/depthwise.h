@@ -62,10 +62,9 @@ class DepthwisePlan final : public BinaryConvPlan {
     with_activation(epilogue, [&](auto activation) {
       constexpr Activation kActivation = decltype(activation)::value;
       if (epilogue.residual == nullptr) {
-        convolve_and_add<false, kActivation>(unit, workspace, epilogue, y);
-      } else {
-        convolve_and_add<true, kActivation>(unit, workspace, epilogue, y);
+        return convolve_and_add<kActivation, false>(unit, workspace, epilogue, y);
       }
+      convolve_and_add<kActivation, true>(unit, workspace, epilogue, y);
     });
   }
 
@@ -168,19 +167,19 @@ class DepthwisePlan final : public BinaryConvPlan {
     }
   }
 
-  template <bool kResidual, Activation kActivation>
+  template <Activation kActivation, bool kResidual>
   void convolve_and_add(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                         float* y) const {
     const std::int32_t end = last_channel(unit);
     const bool narrow = block() < kFloats;
     run_unit(unit, workspace, [&](std::int32_t co, const Piece& piece, const std::int8_t* sums) {
-      const ChannelEpilogue<kActivation> channel(epilogue, co);
-      const std::int64_t start = std::int64_t{co} * pixels_ + piece.first;
-      const float* residual = kResidual ? epilogue.residual + start : nullptr;
       const bool last = co == end;
-      if (narrow)
-        return write<kFewFloats, kResidual>(channel, last, piece, sums, residual, y + start);
-      write<kFloats, kResidual>(channel, last, piece, sums, residual, y + start);
+      const ChannelEpilogue<kActivation> channel(epilogue, co);
+      const float* residual = epilogue.residual;
+      if (narrow) {
+        return write<kFewFloats, kResidual>(co, last, piece, sums, channel, residual, y);
+      }
+      write<kFloats, kResidual>(co, last, piece, sums, channel, residual, y);
     });
   }
 
@@ -253,10 +252,13 @@ class DepthwisePlan final : public BinaryConvPlan {
 
   // Y of a piece, kBlock pixels at once: a block may run over the end of its row, into pixels that
   // are yet to be written, but not over the end of the last channel of a unit.
-  template <int kBlock, bool kResidual, typename Channel>
-  void write(const Channel& channel, bool last, const Piece& piece, const std::int8_t* sums,
-             const float* residual, float* out) const {
+  template <int kBlock, bool kResidual, Activation kActivation>
+  void write(std::int32_t co, bool last, const Piece& piece, const std::int8_t* sums,
+             const ChannelEpilogue<kActivation>& channel, const float* residuals, float* y) const {
     const std::int32_t in_blocks = last || pixels_ < kBlock ? piece.in_blocks : piece.rows;
+    const std::int64_t start = std::int64_t{co} * pixels_ + piece.first;
+    float* out = y + start;
+    const float* residual = kResidual ? residuals + start : nullptr;
     const auto some = [&](auto count, std::int32_t i) {
       write_pixels<decltype(count)::value, kResidual>(sums + i, channel, residual + i, out + i);
     };

@@ -89,17 +89,34 @@ inline void encode_strided(const PixelRows& rows, const float* x, const float* t
   });
 }
 
+// As ChannelEpilogue::activated, element by element.
+template <Activation kActivation, typename Floats>
+inline Floats activated(const ChannelEpilogue<kActivation>& channel, Floats t) {
+  if (kActivation == Activation::kPRelu) {
+    const Floats bent = channel.slope_or_low() * t;
+    return (t >= 0.0f ? t : bent) + channel.shift_or_high();
+  }
+  if (kActivation == Activation::kClip) {
+    const Floats low = Floats{} + channel.slope_or_low();
+    const Floats high = Floats{} + channel.shift_or_high();
+    const Floats raised = t < low ? low : t;
+    return raised > high ? high : raised;
+  }
+  return t;
+}
+
 // Y of kCount neighbouring pixels.
-template <int kCount, bool kResidual, typename Channel>
-inline void write_pixels(const std::int8_t* sums, const Channel& channel, const float* residual,
-                         float* y) {
-  auto values = channel.sum(floats_of<kCount>(sums));
+template <int kCount, bool kResidual, Activation kActivation>
+inline void write_pixels(const std::int8_t* sums, const ChannelEpilogue<kActivation>& channel,
+                         const float* residual, float* y) {
+  auto values = channel.scale() * floats_of<kCount>(sums);
+  values = values + channel.bias();
   if constexpr (kResidual) {
     decltype(values) some;
     std::memcpy(&some, residual, sizeof(some));
     values = values + some;
   }
-  values = channel.activated(values);
+  values = activated(channel, values);
   std::memcpy(y, &values, sizeof(values));
 }
 
