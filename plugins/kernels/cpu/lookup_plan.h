@@ -63,8 +63,8 @@ class LookupPlan final : public BinaryConvPlan {
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
     auto* planes_begin = static_cast<std::uint8_t*>(workspace);
     std::uint8_t* codes = planes_begin + planes() * layout_.plane + plane * codes_bytes();
-    avx2::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, codes,
-                     planes_begin + plane * layout_.plane);
+    Vector::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, codes,
+                       planes_begin + plane * layout_.plane);
     if (gathered_) gather_plane(plane, planes_begin);
   }
 
@@ -221,6 +221,7 @@ class LookupPlan final : public BinaryConvPlan {
     const float bias = epilogue.bias[co];
     float* out = y + start;
     std::int32_t i = 0;
+#if defined(BITEXPORT_HAVE_X86)
     for (; i + 8 <= count; i += 8) {
       const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(counters + i));
       const __m256 mismatches = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(narrow));
@@ -231,6 +232,8 @@ class LookupPlan final : public BinaryConvPlan {
       if (residual != nullptr) value = _mm256_add_ps(value, _mm256_loadu_ps(residual + i));
       _mm256_storeu_ps(out + i, value);
     }
+#endif
+    // For NEON, compilers make vectors of this.
     for (; i < count; ++i) {
       float value = scale * (valid[i] - 2.0f * static_cast<float>(counters[i]));
       value = value + bias;
