@@ -114,7 +114,8 @@ def test_verify_reads_the_file_and_finds_a_wrong_one(sample: Sample, detector: D
     outcome = run("verify", detector.path, sample.file, "--inputs", inputs, "--json")
     assert outcome.code == 0 and outcome.json["rel_l2"] <= 1e-4, outcome.err
     model = onnx.load(detector.path)
-    (scale,) = [t for t in model.graph.initializer if t.name == "backbone.body.layer4.2.conv3.S"]
+    (layer,) = [n for n in model.graph.node if n.name == "backbone.body.layer4.2.conv3"]
+    (scale,) = [t for t in model.graph.initializer if t.name == layer.input[3]]
     scale.raw_data = (np.float32(1.05) * onnx.numpy_helper.to_array(scale)).tobytes()
     wrong = detector.path.with_name("wrong.onnx")
     onnx.save(model, wrong)

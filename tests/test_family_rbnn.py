@@ -212,6 +212,20 @@ def test_a_filter_of_equal_weights_has_no_signs():
     assert layer.weight[3].all()
 
 
+@pytest.mark.parametrize("arch", ["resnet20_bireal", "vgg_small"])
+def test_blocks_of_every_kind_reach_onnx_runtime(arch, tmp_path):
+    state, source = rbnn_state(arch), tmp_path / "checkpoint.pth.tar"
+    keys = {f"module.{k}": v for k, v in state.items()}
+    torch.save({"state_dict": keys, "model": f"{arch}_1w1a"}, source)
+    report = bitexport.export(source, path=tmp_path / "net.onnx")
+    assert (report.family, report.arch) == ("rbnn", arch)
+    x = images(32, 5)
+    logits = onnxruntime.InferenceSession(report.output).run(None, {"input": x.numpy()})[0]
+    pairs = zip(torch.from_numpy(logits), expected_logits(arch, state, x), strict=True)
+    # A sign that rounding decides may move one image.
+    assert sum(relative_error(a, b) > 1e-3 for a, b in pairs) <= 1
+
+
 def test_real_activations_reach_onnx_runtime(tmp_path):
     state = rbnn_state("resnet20")
     source = tmp_path / "net.pth.tar"

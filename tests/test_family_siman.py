@@ -91,6 +91,20 @@ def test_recorded_logits_in_onnx_runtime(fixture, tmp_path):
     assert sum(layer.op.startswith("BinaryConv") for layer in report.layers) == 18
 
 
+@pytest.mark.parametrize("arch", ["resnet18A", "vgg_small"])
+def test_blocks_of_every_kind_reach_onnx_runtime(arch, tmp_path):
+    state, source = siman_state(arch), tmp_path / "checkpoint.pth.tar"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 1}, source)
+    report = bitexport.export(source, path=tmp_path / "net.onnx")
+    assert (report.family, report.arch) == ("siman", arch)
+    x = images(32, 5)
+    logits = onnxruntime.InferenceSession(report.output).run(None, {"input": x.numpy()})[0]
+    expected = expected_logits(arch, state, x)
+    pairs = zip(torch.from_numpy(logits), expected, strict=True)
+    # A sign that rounding decides may move one image.
+    assert sum(relative_error(a, b) > 1e-3 for a, b in pairs) <= 1
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_equals_the_formulas(arch):
     state = siman_state(arch)

@@ -48,6 +48,7 @@ __all__ = ["THRESHOLD_NAME", "capture_traced", "finish_traced"]
 THRESHOLD_NAME = "score_threshold"
 
 _WEIGHT = ".weight"
+_TELLING_NAMES = (".Codes", _WEIGHT, ".bias")
 # As wide as torchvision's detectors want it, so that it is not enlarged, and quick to run through.
 _TRACED_SHAPE = (3, 64, 1333)
 _EXPECTED_WARNINGS = (
@@ -96,11 +97,18 @@ def capture_traced(module: nn.Module, outputs: Sequence[str]) -> Captured:
 def finish_traced(model: ir.Model, threshold: float) -> None:
     """Make the score threshold an input that may be left out, and shorten names, in place.
 
-    An initializer of an input's name is the input's default. Of 1,500 nodes most belong to no
-    layer, and their names took more bytes than they do.
+    An initializer of an input's name is the input's default. Of 1,400 nodes most belong to no
+    layer, and the names that the tracer gave them took more bytes than they do.
     """
     graph = model.graph
     interface = {*graph.inputs, *graph.outputs}
+    for index, (name, value) in enumerate(list(graph.initializers.items())):
+        tensor = value.const_value
+        if name.endswith(_TELLING_NAMES) or value in interface or tensor is None:
+            continue
+        del graph.initializers[name]
+        value.name = tensor.name = f"c{index}"
+        graph.register_initializer(value)
     for index, node in enumerate(graph):
         if "." in (node.name or ""):
             continue
