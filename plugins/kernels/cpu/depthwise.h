@@ -270,7 +270,12 @@ class DepthwisePlan final : public BinaryConvPlan {
       residual += kResidual ? width : 0;
     };
     const std::int32_t columns = piece.columns;
-    for (std::int32_t row = 0; row < in_blocks; ++row, next_row()) {
+    if (columns <= kBlock) {
+      for (std::int32_t row = 0; row < in_blocks; ++row, next_row()) {
+        some(std::integral_constant<int, kBlock>{}, 0);
+      }
+    }
+    for (std::int32_t row = 0; columns > kBlock && row < in_blocks; ++row, next_row()) {
       std::int32_t i = 0;
       do {
         some(std::integral_constant<int, kBlock>{}, i);
