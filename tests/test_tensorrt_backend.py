@@ -72,6 +72,26 @@ def test_a_library_that_is_none_does_not_load(tmp_path: Path) -> None:
         tensorrt.load_plugins(trt, text, ["SignConv"])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorRT-RTX times nothing
+def test_a_timing_cache_is_kept_and_a_useless_one_replaced(tmp_path: Path) -> None:
+    builds = []  # a cache does not outlive its builder
+
+    def attached(path: Path | None) -> Any:
+        builds.append(NetworkBuild(rtx(), "TensorRT"))
+        return tensorrt._attach_timing_cache(builds[-1].config, path)
+
+    path = tmp_path / "cache" / "kernels.timing"
+    assert attached(None) is None
+    tensorrt._keep(path, bytes(attached(path).serialize()))
+    kept = path.read_bytes()
+    assert kept
+    for content in (kept, b"damaged", b""):
+        path.write_bytes(content)
+        assert bytes(attached(path).serialize()) == kept
+    # No cache is no reason to lose an engine.
+    tensorrt._keep(path / "below a file", kept)
+
+
 @pytest.mark.parametrize("detailed", [True, False])
 def test_plugin_layers_are_counted_in_the_engine(detailed: bool) -> None:
     names = ["conv0", "group0.conv0", "fc"]
