@@ -149,6 +149,7 @@ def _stage(
     (folder / "1").mkdir(parents=True)
     place = options.served_from or str(repository.absolute())
     if path.suffix.lower() in _ENGINE_SUFFIXES:
+        _refuse_other_library(path)
         library = plugin_library_path() if options.plugins else None
         (folder / "1" / "model.plan").write_bytes(_engine(path))
         source = path.with_suffix(".onnx")
@@ -190,6 +191,21 @@ def _engine(path: Path) -> bytes:
     if not data:
         raise _no_engine(path, f"{size} bytes")
     return data
+
+
+def _refuse_other_library(engine: Path) -> None:
+    """Triton loads TensorRT's engines only; a description beside an engine says whose it is."""
+    try:
+        backend = json.loads(engine.with_name(f"{engine.name}.json").read_bytes())["backend"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if backend != "tensorrt":
+        raise InputError(
+            f"{engine}: an engine that Triton cannot load",
+            got=f"one of {backend}",
+            expected="one of tensorrt",
+            fix="Build it with `bitexport trt --backend tensorrt`, or serve the .onnx file.",
+        )
 
 
 def _no_engine(path: Path, got: object) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shlex
 from pathlib import Path
 from types import ModuleType
@@ -134,6 +135,14 @@ def test_engine(
     assert (tmp_path / "repo" / "net" / library.name).read_bytes() == b"library"
     flag = "--backend-config=tensorrt,plugins=/models/net/libbitexport_trt.so"
     assert flag in shlex.split(outcome.out.splitlines()[-1])
+    beside = tmp_path / "net.engine.json"
+    beside.write_text(json.dumps({"backend": "tensorrt-rtx"}))
+    other = run("triton", engine, "-o", tmp_path / "other", *arguments)
+    assert other.code == 2 and "got one of tensorrt-rtx" in other.err
+    assert not (tmp_path / "other").exists()
+    beside.write_text(json.dumps({"backend": "tensorrt"}))
+    assert run("triton", engine, "-o", tmp_path / "other", *arguments).code == 0
+    beside.write_text("no JSON")
     library.unlink()
     assert run("triton", engine, "-o", tmp_path / "none").code == 1
     assert not (tmp_path / "none").exists()
