@@ -149,7 +149,7 @@ def _stage(
     (folder / "1").mkdir(parents=True)
     place = options.served_from or str(repository.absolute())
     if path.suffix.lower() in _ENGINE_SUFFIXES:
-        _refuse_rtx(path)
+        _refuse_other_library(path)
         library = plugin_library_path() if options.plugins else None
         (folder / "1" / "model.plan").write_bytes(_engine(path))
         source = path.with_suffix(".onnx")
@@ -193,17 +193,17 @@ def _engine(path: Path) -> bytes:
     return data
 
 
-def _refuse_rtx(path: Path) -> None:
-    """Triton's backend is TensorRT; what stands beside the engine says which library wrote it."""
+def _refuse_other_library(engine: Path) -> None:
+    """Triton loads TensorRT's engines only; a description beside an engine says whose it is."""
     try:
-        description = json.loads(path.with_name(f"{path.name}.json").read_bytes())
-    except (OSError, ValueError):
+        backend = json.loads(engine.with_name(f"{engine.name}.json").read_bytes())["backend"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
-    if isinstance(description, dict) and description.get("backend") == "tensorrt-rtx":
+    if backend != "tensorrt":
         raise InputError(
-            f"{path}: Triton cannot run it",
-            got="an engine of TensorRT-RTX",
-            expected="one of TensorRT",
+            f"{engine}: an engine that Triton cannot load",
+            got=f"one of {backend}",
+            expected="one of tensorrt",
             fix="Build it with `bitexport trt --backend tensorrt`, or serve the .onnx file.",
         )
 

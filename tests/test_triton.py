@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shlex
 from pathlib import Path
 from types import ModuleType
@@ -134,22 +135,19 @@ def test_engine(
     assert (tmp_path / "repo" / "net" / library.name).read_bytes() == b"library"
     flag = "--backend-config=tensorrt,plugins=/models/net/libbitexport_trt.so"
     assert flag in shlex.split(outcome.out.splitlines()[-1])
+    beside = tmp_path / "net.engine.json"
+    beside.write_text(json.dumps({"backend": "tensorrt-rtx"}))
+    other = run("triton", engine, "-o", tmp_path / "other", *arguments)
+    assert other.code == 2 and "got one of tensorrt-rtx" in other.err
+    assert not (tmp_path / "other").exists()
+    beside.write_text(json.dumps({"backend": "tensorrt"}))
+    assert run("triton", engine, "-o", tmp_path / "other", *arguments).code == 0
+    beside.write_text("no JSON")
     library.unlink()
     assert run("triton", engine, "-o", tmp_path / "none").code == 1
     assert not (tmp_path / "none").exists()
     assert run("triton", engine, "-o", tmp_path / "none", "--no-plugins").code == 0
     assert "plugins" not in (tmp_path / "none" / "net" / "config.pbtxt").read_text()
-
-
-def test_an_engine_of_tensorrt_rtx_is_refused(tmp_path: Path) -> None:
-    engine = tmp_path / "net.engine"
-    engine.write_bytes(b"engine")
-    (tmp_path / "net.engine.json").write_text('{"backend": "tensorrt-rtx"}')
-    outcome = run("triton", engine, "-o", tmp_path / "repo", "--no-plugins")
-    assert outcome.code == 2 and "an engine of TensorRT-RTX" in outcome.err
-    assert not (tmp_path / "repo").exists()
-    (tmp_path / "net.engine.json").write_text('{"backend": "tensorrt"}')
-    assert run("triton", engine, "-o", tmp_path / "repo", "--no-plugins").code == 0
 
 
 def test_all_or_nothing(model: Path, tmp_path: Path) -> None:

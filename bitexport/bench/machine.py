@@ -15,8 +15,10 @@ from bitexport import __version__
 
 __all__ = ["load_warning", "machine", "versions"]
 
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
-_PACKAGES = (*_RUNTIMES, "tensorrt-rtx-cu13-bindings", "onnx", "torch", "numpy")
+_PACKAGES = (
+    *("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings"),
+    *("onnx", "torch", "numpy"),
+)
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_vpopcntdq", "avx512_vnni", "amx_tile", "asimd")
 
 
