@@ -62,6 +62,7 @@ bool pays_for_popcount(const ConvShape& shape) {
   return shape.in_channels_per_group() >= kFewestChannels &&
          shape.vertical.kernel <= kMostPopcountTaps && shape.horizontal.kernel <= kMostPopcountTaps;
 }
+#endif
 
 bool fits_lookup(const ConvShape& shape) {
   // It counts mismatches in 16 bits.
@@ -71,16 +72,13 @@ bool fits_lookup(const ConvShape& shape) {
   const std::int64_t pixels = std::int64_t{shape.vertical.out_size()} * shape.horizontal.out_size();
   return most <= std::numeric_limits<std::uint16_t>::max() && pixels >= kFewestPixels;
 }
-#endif
 
 Variant choose(const ConvShape& shape, Isa isa) {
   if (shape.in_channels_per_group() == 1 && shape.taps() <= kMostDepthwiseTaps) return kDepthwise;
 #if defined(BITEXPORT_HAVE_X86)
   if (isa == Isa::kAvx512Popcount && pays_for_popcount(shape)) return kPopcount;
-  if (isa >= Isa::kAvx2 && fits_lookup(shape)) return kLookup;
 #endif
-  static_cast<void>(isa);
-  return kWords;
+  return isa != Isa::kPortable && fits_lookup(shape) ? kLookup : kWords;
 }
 
 std::unique_ptr<const BinaryConvKernel> make(Variant variant, const ConvShape& shape,
@@ -92,6 +90,9 @@ std::unique_ptr<const BinaryConvKernel> make(Variant variant, const ConvShape& s
   if (variant == kDepthwise && wide) return make_depthwise_avx512(shape, weight);
   if (variant == kDepthwise && isa == Isa::kAvx2) return make_depthwise_avx2(shape, weight);
   if (variant == kWords && isa != Isa::kPortable) return make_popcnt(shape, weight);
+#elif defined(BITEXPORT_HAVE_NEON)
+  if (variant == kLookup) return make_neon(shape, weight);
+  if (variant == kDepthwise && isa == Isa::kNeon) return make_depthwise_neon(shape, weight);
 #endif
   static_cast<void>(isa);
   if (variant == kDepthwise) return make_depthwise_portable(shape, weight);

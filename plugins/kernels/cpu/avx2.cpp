@@ -52,7 +52,9 @@ struct Vector {
   }
   static Bytes look_up(Bytes table, Bytes codes) { return _mm256_shuffle_epi8(table, codes); }
   static Bytes add(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
-  static Bytes shift_pairs(Bytes a) { return _mm256_srli_epi16(a, 4); }
+  static Bytes add_shifted(Bytes sums, Bytes a) { return add(sums, _mm256_srli_epi16(a, 4)); }
+
+  static constexpr auto pack_plane = avx2::pack_plane;
 
   // Takes the four sums of each pair of bytes apart; see lookup_inner.h.
   static void add_counts(Bytes sums, Bytes shifted, std::uint16_t* channel0,

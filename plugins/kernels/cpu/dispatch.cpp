@@ -8,6 +8,7 @@
 
 namespace bitexport {
 namespace cpu {
+
 std::vector<Isa> usable_isas() {
   std::vector<Isa> isas = {Isa::kPortable};
 #if defined(BITEXPORT_HAVE_X86)
@@ -18,6 +19,9 @@ std::vector<Isa> usable_isas() {
       if (__builtin_cpu_supports("avx512vpopcntdq")) isas.push_back(Isa::kAvx512Popcount);
     }
   }
+#elif defined(BITEXPORT_HAVE_NEON)
+  // Every 64-bit ARM has it.
+  isas.push_back(Isa::kNeon);
 #endif
   return isas;
 }
@@ -30,6 +34,8 @@ const char* isa_name(Isa isa) {
       return "avx512";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kNeon:
+      return "neon";
     default:
       return "portable";
   }

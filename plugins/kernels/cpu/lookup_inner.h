@@ -4,10 +4,11 @@
 // once. Three look-ups add up to at most 12 in either half of a byte. A padding code has its top
 // bit set, for which the shuffle gives 0: a padded tap adds no mismatch, without a branch.
 //
-// The two halves are taken apart without masks in the loop. Of each pair of neighbouring bytes,
-// e + 256 * o with e = e0 + 16 * e1 and o = o0 + 16 * o1 (0 and 1 being the output channels), it
-// adds up the bytes themselves and the pair shifted right by four bits, e1 + 16 * o0 + 256 * o1.
-// Every sum is below 256, so that Vector::add_counts gets the four back modulo 256.
+// The two halves are taken apart without masks in the loop. x86 cannot shift bytes: of each pair of
+// neighbouring bytes, e + 256 * o with e = e0 + 16 * e1 and o = o0 + 16 * o1 (0 and 1 being the
+// output channels), it adds up the bytes themselves and the pair shifted right by four bits, e1 +
+// 16 * o0 + 256 * o1. Every sum is below 256, so that Vector::add_counts gets the four back modulo
+// 256. NEON shifts and adds bytes at once.
 //
 // To be included once, between the lines of target.h in a file per instruction set, after the
 // headers of the standard library; Vector is a type of that file alone.
@@ -50,7 +51,7 @@ inline void count_mismatches(const std::uint8_t* codes, const std::uint8_t* weig
             Vector::add(Vector::add(Vector::look_up(t0, code(0)), Vector::look_up(t1, code(1))),
                         Vector::look_up(t2, code(2)));
         sums[v] = Vector::add(sums[v], sum);
-        shifted[v] = Vector::add(shifted[v], Vector::shift_pairs(sum));
+        shifted[v] = Vector::add_shifted(shifted[v], sum);
       }
       codes += kLookupGroup * kRow;
       weights += kLookupGroup;

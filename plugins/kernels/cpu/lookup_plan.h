@@ -65,8 +65,8 @@ class LookupPlan final : public BinaryConvPlan {
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
     auto* planes_begin = static_cast<std::uint8_t*>(workspace);
     std::uint8_t* codes = planes_begin + planes() * layout_.plane + plane * codes_bytes();
-    avx2::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, codes,
-                     planes_begin + plane * layout_.plane);
+    Vector::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, codes,
+                       planes_begin + plane * layout_.plane);
     if (gathered_) gather_plane(plane, planes_begin);
   }
 
@@ -228,9 +228,10 @@ class LookupPlan final : public BinaryConvPlan {
   static void write(const ChannelEpilogue<kActivation>& channel, std::int32_t count,
                     const std::uint16_t* counters, const float* valid, const float* residual,
                     float* out) {
+    std::int32_t i = 0;
+#if defined(BITEXPORT_HAVE_X86)
     const __m256 scale = _mm256_set1_ps(channel.scale());
     const __m256 bias = _mm256_set1_ps(channel.bias());
-    std::int32_t i = 0;
     for (; i + 8 <= count; i += 8) {
       const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(counters + i));
       const __m256 mismatches = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(narrow));
@@ -240,12 +241,15 @@ class LookupPlan final : public BinaryConvPlan {
       if (residual != nullptr) value = _mm256_add_ps(value, _mm256_loadu_ps(residual + i));
       _mm256_storeu_ps(out + i, activated(channel, value));
     }
+#endif
+    // For NEON, compilers make vectors of this.
     for (; i < count; ++i) {
       const float value = channel.sum(valid[i] - 2.0f * static_cast<float>(counters[i]));
       out[i] = channel.activated(residual == nullptr ? value : value + residual[i]);
     }
   }
 
+#if defined(BITEXPORT_HAVE_X86)
   // As ChannelEpilogue::activated.
   template <Activation kActivation>
   static __m256 activated(const ChannelEpilogue<kActivation>& channel, __m256 t) {
@@ -261,6 +265,7 @@ class LookupPlan final : public BinaryConvPlan {
     }
     return t;
   }
+#endif
 
   ConvShape shape_;
   PlaneLayout layout_;

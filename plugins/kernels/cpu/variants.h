@@ -24,6 +24,8 @@ std::unique_ptr<const BinaryConvKernel> make_avx2(const ConvShape& shape,
                                                   const std::uint32_t* weight);
 std::unique_ptr<const BinaryConvKernel> make_avx512(const ConvShape& shape,
                                                     const std::uint32_t* weight);
+std::unique_ptr<const BinaryConvKernel> make_neon(const ConvShape& shape,
+                                                  const std::uint32_t* weight);
 
 // For kernels of at most kMostPopcountTaps along either axis, as the corrections of their borders
 // are a table.
@@ -39,6 +41,8 @@ std::unique_ptr<const BinaryConvKernel> make_depthwise_avx2(const ConvShape& sha
                                                             const std::uint32_t* weight);
 std::unique_ptr<const BinaryConvKernel> make_depthwise_avx512(const ConvShape& shape,
                                                               const std::uint32_t* weight);
+std::unique_ptr<const BinaryConvKernel> make_depthwise_neon(const ConvShape& shape,
+                                                            const std::uint32_t* weight);
 
 }  // namespace cpu
 }  // namespace bitexport
