@@ -157,7 +157,7 @@ NUMBER = np.ones((1, 1, 1, 1), np.float32)
 # The same for the ops with an activation.
 ACTIVATED_REFUSALS: dict[str, tuple[str, Change, str]] = {
     "Slope of one number": ("PRelu", with_constant("Slope", NUMBER), r"Slope of float .*, got"),
-    "Shift too long": ("PRelu", with_constant("Shift", np.ones((1, 13, 1, 1))), "Shift of float"),
+    "Shift too short": ("PRelu", with_constant("Shift", FLOATS[:, :11]), "Shift of float"),
     "Slope computed": ("PRelu", computed("Slope"), "constant Slope"),
     "no Shift": ("PRelu", without_last_input, "input"),
     "Lo of every channel": (

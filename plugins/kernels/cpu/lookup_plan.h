@@ -228,10 +228,10 @@ class LookupPlan final : public BinaryConvPlan {
   static void write(const ChannelEpilogue<kActivation>& channel, std::int32_t count,
                     const std::uint16_t* counters, const float* valid, const float* residual,
                     float* out) {
-    const __m256 scale = _mm256_set1_ps(channel.scale());
-    const __m256 bias = _mm256_set1_ps(channel.bias());
     std::int32_t i = 0;
 #if defined(BITEXPORT_HAVE_X86)
+    const __m256 scale = _mm256_set1_ps(channel.scale());
+    const __m256 bias = _mm256_set1_ps(channel.bias());
     for (; i + 8 <= count; i += 8) {
       const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(counters + i));
       const __m256 mismatches = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(narrow));
@@ -249,6 +249,7 @@ class LookupPlan final : public BinaryConvPlan {
     }
   }
 
+#if defined(BITEXPORT_HAVE_X86)
   // As ChannelEpilogue::activated.
   template <Activation kActivation>
   static __m256 activated(const ChannelEpilogue<kActivation>& channel, __m256 t) {
@@ -264,6 +265,7 @@ class LookupPlan final : public BinaryConvPlan {
     }
     return t;
   }
+#endif
 
   ConvShape shape_;
   PlaneLayout layout_;
