@@ -52,7 +52,7 @@ def node_data(spec: LayerSpec) -> NodeData:
     """Pack a layer into the tensors and attributes of its op.
 
     Args:
-        spec: A layer whose signs hold no 0; see :func:`bitexport.graph.layers.emit` for zeros.
+        spec: A layer whose signs hold no 0; see :mod:`bitexport.graph.emit` for zeros.
 
     Raises:
         UnsupportedModel: A sign is 0, or the codebook has more than 65536 centroids.
