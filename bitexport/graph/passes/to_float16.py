@@ -50,13 +50,14 @@ def to_float16(model: ir.Model) -> list[Record]:
 
 
 def _is_activation_typed(value: ir.Value) -> bool:
-    uses = value.uses()
-    return value.dtype == ir.DataType.FLOAT and bool(uses) and not any(map(_wants_float32, uses))
+    uses = list(value.uses())
+    if value.dtype != ir.DataType.FLOAT or not uses:
+        return False
+    return not any(_wants_float32(use.node, use.idx) for use in uses)
 
 
-def _wants_float32(use: ir.Usage) -> bool:
-    """Whether the schema of the reading node gives this input no other type."""
-    node = use.node
+def _wants_float32(node: ir.Node, index: int) -> bool:
+    """Whether the node's schema gives this input no other type."""
     if node.domain == DOMAIN:
         return True
     try:
@@ -64,14 +65,14 @@ def _wants_float32(use: ir.Usage) -> bool:
     except onnx.defs.SchemaError:
         return False
     # The last input of a variadic operator stands for all that follow.
-    return bool(inputs) and inputs[min(use.idx, len(inputs) - 1)].type_str == _FLOAT32_ONLY
+    return bool(inputs) and inputs[min(index, len(inputs) - 1)].type_str == _FLOAT32_ONLY
 
 
 def _split_shared(graph: ir.Graph, name: str, value: ir.Value) -> None:
     """Give the other readers a copy of a constant that one of them wants in float32."""
     array = constant(value) if value.dtype == ir.DataType.FLOAT else None
     uses = list(value.uses())
-    narrowed = [use for use in uses if not _wants_float32(use)]
+    narrowed = [use for use in uses if not _wants_float32(use.node, use.idx)]
     if array is None or len(narrowed) in (0, len(uses)):
         return
     copy = new_constant(graph, f"{name}/float16", array)
