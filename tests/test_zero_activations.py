@@ -13,6 +13,7 @@ from bitexport.exporter import ExportOptions
 from bitexport.graph.read import read_onnx
 from bitexport.layers import BinaryConv2d
 from bitexport.runtimes import runtime_named
+from bitexport.verification import verify_file
 
 SEED = 5
 SHAPE = (1, 3, 9, 10)
@@ -165,3 +166,16 @@ def test_a_layer_that_is_called_twice(tmp_path):
     verified = export(model.eval(), tmp_path / "m.onnx").verify
     # Which call of the layer a node is, nobody knows: nothing is said about its bits.
     assert verified.ok and verified.flip_rate is None
+
+
+def test_a_plain_file_is_judged_as_the_binary_network_it_is(tmp_path):
+    x = np.random.default_rng(SEED).standard_normal(SHAPE, dtype=np.float32)
+    tolerances = []
+    for plain in (False, True):
+        model = model_of()
+        export(model, tmp_path / "m.onnx", plain=plain)
+        with torch.no_grad():
+            np.savez(tmp_path / "io.npz", input=x, logits=model(torch.from_numpy(x)).numpy())
+        found = verify_file(tmp_path / "m.onnx", checkpoint=None, inputs=tmp_path / "io.npz")
+        tolerances.append(found.tolerance)
+    assert tolerances[0] == tolerances[1]
