@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import bitexport
-from bitexport.errors import UnsupportedModel
+from bitexport.errors import InputError, UnsupportedModel
 from bitexport.exporter import ExportOptions
 from bitexport.graph.read import read_onnx
 from bitexport.layers import BinaryConv2d
@@ -179,3 +179,8 @@ def test_a_plain_file_is_judged_as_the_binary_network_it_is(tmp_path):
         found = verify_file(tmp_path / "m.onnx", checkpoint=None, inputs=tmp_path / "io.npz")
         tolerances.append(found.tolerance)
     assert tolerances[0] == tolerances[1]
+
+
+def test_a_model_of_another_type_is_refused(tmp_path):
+    with pytest.raises(InputError, match="float64 on cpu"):
+        export(model_of().double(), tmp_path / "m.onnx")
