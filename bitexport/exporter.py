@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from torch import Tensor, nn
 
 from bitexport import __version__
@@ -350,6 +351,16 @@ def _own_model(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
             got="none",
             expected="a float32 tensor [N, C, H, W]",
             fix="Call bitexport.export(model, example_input, path).",
+        )
+    tensors = [t for t in module.state_dict().values() if t.is_floating_point()]
+    kinds = {(t.dtype, t.device.type) for t in tensors}
+    other = sorted(f"{dtype} on {device}" for dtype, device in kinds - {(torch.float32, "cpu")})
+    if other:
+        raise InputError(
+            "a torch model is not as the exporter runs it",
+            got=", ".join(other),
+            expected="float32 on the CPU",
+            fix="Call model.float().cpu() first.",
         )
     height, width = _image_size(example_input)
     shape = (int(example_input.shape[1]), height, width)

@@ -139,7 +139,8 @@ def _run(
 ) -> npt.NDArray[np.float32]:
     """The outputs for all images, in batches of the size that the network insists on."""
     step = batch or len(images)
-    padded = np.concatenate([images, images[: -len(images) % step]])
+    whole = len(images) + -len(images) % step
+    padded = np.resize(images, (whole, *images.shape[1:]))
     parts = [padded[i : i + step] for i in range(0, len(padded), step)]
     outputs = [runner.run({"input": part})["logits"] for part in parts]
     return np.concatenate(outputs)[: len(images)]

@@ -32,6 +32,8 @@ __all__ = ["Verification", "verify_file"]
 
 FloatArray = npt.NDArray[np.float32]
 _DEFAULT_SIZE = 224
+# A comparison with the threshold, and a sign in front of real weights.
+_SIGN_OPS = ("GreaterOrEqual", "Sign")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def verify_file(
         # A foreign file may call its logits anything.
         got = dict(zip(expected.outputs, [got[outputs[0]]], strict=True))
     usual = Tolerance.for_model(
-        binary_activations=any(n.op_type.startswith("BinaryConv") for n in graph.graph),
+        binary_activations=_takes_signs(graph),
         float16=computes_in_float16(graph),
     )
     tolerance = Tolerance(
@@ -144,6 +146,13 @@ def _reference(
     if not (asked or not same_family or not arch or len(names) == 1 or names == {*model.outputs}):
         model = load_model(opened, replace(options or LoadOptions(), arch=arch))
     return model, opened.sha256
+
+
+def _takes_signs(graph: ir.Model) -> bool:
+    """Whether the graph binarizes activations, by ops of ours or, in a plain file, by others."""
+    return any(
+        node.op_type.startswith("BinaryConv") or node.op_type in _SIGN_OPS for node in graph.graph
+    )
 
 
 def _images(

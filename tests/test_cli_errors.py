@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import re
@@ -26,6 +27,9 @@ from command_line import (
     wrn_state,
 )
 from forged_checkpoints import Call, pickled, write_legacy, write_zip
+from rich.console import Console
+
+from bitexport.cli import output as output_module
 
 # error: WHAT (got X, expected Y). DO THIS.
 ERROR = re.compile(r"error: \S.* \(got \S.*, expected \S.*\)\. [A-Z`].*\.\n")
@@ -477,6 +481,21 @@ def test_json_changes_nothing_about_errors(checkpoint: Path, output: Path) -> No
 
 def test_control_characters_of_a_name_stay_off_the_terminal(tmp_path: Path) -> None:
     assert_failure(run("onnx", tmp_path / "a\nb\x1b[31m.pth", "-o", tmp_path / "o.onnx"), 2)
+
+
+def test_control_characters_of_a_key_stay_off_the_terminal(tmp_path: Path) -> None:
+    torch.save({"\x1b[31mred": torch.ones(2)}, tmp_path / "c.pth")
+    outcome = run("onnx", tmp_path / "c.pth", "-o", tmp_path / "o.onnx")
+    assert_failure(outcome, 4)
+    assert "\x1b" not in outcome.err
+
+
+def test_a_title_on_a_terminal_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(force_terminal=True, file=io.StringIO(), width=80)
+    monkeypatch.setattr(output_module, "_stderr", terminal)
+    with output_module.progress("exporting [/bold].pth"):
+        pass
+    assert "[/bold].pth" in terminal.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

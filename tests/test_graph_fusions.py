@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx_ir.passes.common import TopologicalSortPass
 from torch import nn
 
-from bitexport.graph import capture, lower
+from bitexport.graph import LoweringOptions, capture, lower
 from bitexport.graph.passes.attach_functions import attach_functions
 from bitexport.graph.passes.fold_threshold import exact_threshold
 from bitexport.graph.passes.fuse_activation import split_activation
@@ -299,3 +299,51 @@ def test_prelu_is_split_bit_for_bit(slopes, last):
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
     got = session.run(None, {"input": x.numpy()})[0]
     assert np.array_equal(got, prelu(x).detach().numpy())
+
+
+class Affine(nn.Module):
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(shape))
+        self.shift = nn.Parameter(torch.zeros(shape))
+        self.conv = BinaryConv2d(6, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x * self.gain + self.shift)
+
+
+@pytest.mark.parametrize(
+    ("shape", "folds"),
+    [
+        ((1, 1, 1, 1), True),
+        # As many columns, or rows, as channels.
+        ((1, 1, 1, 6), False),
+        ((1, 1, 6, 1), False),
+    ],
+)
+def test_only_an_affine_of_channels_becomes_a_threshold(shape, folds):
+    torch.manual_seed(3)
+    model = Affine(shape).eval()
+    nn.init.uniform_(model.gain, -2, -1)
+    nn.init.normal_(model.shift)
+    x = torch.randn(4, 6, 6, 6)
+    captured = capture(model, (6, 6, 6))
+    lower(captured.graph)
+    assert (ops(captured.graph) == ["BinaryConv"]) is folds
+    data = ir.to_proto(captured.graph).SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        want = model(x).numpy()
+    np.testing.assert_allclose(session.run(None, {"input": x.numpy()})[0], want, atol=1e-4)
+
+
+def test_scales_of_a_resize_stay_float32():
+    model = nn.Sequential(BinaryConv2d(6, 4, 3), nn.Upsample(scale_factor=2)).eval()
+    captured = capture(model, (6, 7, 9))
+    lower(captured.graph, LoweringOptions(float16=True))
+    data = ir.to_proto(captured.graph).SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    x = torch.randn(2, 6, 7, 9)
+    with torch.no_grad():
+        want = model(x).numpy()
+    np.testing.assert_allclose(session.run(None, {"input": x.numpy()})[0], want, atol=1e-2)

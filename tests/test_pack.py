@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import run, save_codebooks, save_wrn, wrn_state
+from command_line import codebook_state, run, save_codebooks, save_wrn, wrn_state
+from torch import nn
 
 import bitexport
 from bitexport.checkpoint import read_checkpoint
+from bitexport.families import LoadedModel
+from bitexport.families.packed import packed_state
+from bitexport.layers import CodebookConv2d
 
 
 def assert_same_model(one: Path, other: Path) -> None:
@@ -67,3 +71,19 @@ def test_refuses_what_the_format_cannot_hold(zeros: bool, tmp_path: Path) -> Non
     assert outcome.code == 4
     assert outcome.err.startswith("error: ")
     assert not output.exists()
+
+
+def test_a_variance_that_the_format_has_no_place_for(tmp_path: Path) -> None:
+    state = codebook_state()
+    state["bn1"]["running_mean"] = torch.zeros(64)
+    state["bn1"]["running_var"] = torch.full((64,), 2.0)
+    source = save_codebooks(tmp_path / "quantized.pth", state)
+    outcome = run("pack", source, "-o", tmp_path / "packed.pth")
+    assert outcome.code == 4 and "bn1" in outcome.err
+
+
+def test_codes_that_int16_has_no_room_for_stay_positive() -> None:
+    codes = torch.tensor([[0, 40_000]])
+    layer = CodebookConv2d(codes, torch.zeros(40_001, 2), (1, 4, 1, 1))
+    model = LoadedModel(nn.Sequential(layer), "kill-the-bits", "resnet18", (3, 32, 32))
+    assert packed_state(model)["0"]["assignments"].tolist() == [0, 40_000]

@@ -264,6 +264,17 @@ def test_what_was_exported_already_is_told_apart(tmp_path):
     assert again.code == 4 and "is exported already" in again.err
 
 
+@pytest.mark.parametrize("batch", [3, 64])
+def test_a_fixed_batch_of_any_size_is_verified(tmp_path, batch):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", typical(net))
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(model, path)
+    report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
+    assert report.verify is not None and report.verify.samples == 8
+
+
 def test_options_of_checkpoints_do_not_apply(tmp_path):
     net = Network()
     path = net.save(tmp_path / "q.onnx", typical(net))

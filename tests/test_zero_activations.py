@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import bitexport
-from bitexport.errors import UnsupportedModel
+from bitexport.errors import InputError, UnsupportedModel
 from bitexport.exporter import ExportOptions
 from bitexport.graph.read import read_onnx
 from bitexport.layers import BinaryConv2d
 from bitexport.runtimes import runtime_named
+from bitexport.verification import verify_file
 
 SEED = 5
 SHAPE = (1, 3, 9, 10)
@@ -142,3 +143,44 @@ def test_refuse_accepts_a_model_without_zeros(tmp_path):
     model = nn.Sequential(BinaryConv2d(3, 4, 3), nn.Flatten()).eval()
     export(model, tmp_path / "m.onnx", zero_activations="refuse")
     assert binary_nodes(tmp_path / "m.onnx") == {"0": 1}
+
+
+class CalledTwice(nn.Module):
+    """One binary layer, on images of two sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(3, 3, 3, padding=1, bias=True)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return self.conv(y[:, :, ::2, ::2]).flatten(2).mean(2)
+
+
+def test_a_layer_that_is_called_twice(tmp_path):
+    torch.manual_seed(SEED)
+    model = CalledTwice()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    verified = export(model.eval(), tmp_path / "m.onnx").verify
+    # Which call of the layer a node is, nobody knows: nothing is said about its bits.
+    assert verified.ok and verified.flip_rate is None
+
+
+def test_a_plain_file_is_judged_as_the_binary_network_it_is(tmp_path):
+    x = np.random.default_rng(SEED).standard_normal(SHAPE, dtype=np.float32)
+    tolerances = []
+    for plain in (False, True):
+        model = model_of()
+        export(model, tmp_path / "m.onnx", plain=plain)
+        with torch.no_grad():
+            np.savez(tmp_path / "io.npz", input=x, logits=model(torch.from_numpy(x)).numpy())
+        found = verify_file(tmp_path / "m.onnx", checkpoint=None, inputs=tmp_path / "io.npz")
+        tolerances.append(found.tolerance)
+    assert tolerances[0] == tolerances[1]
+
+
+def test_a_model_of_another_type_is_refused(tmp_path):
+    with pytest.raises(InputError, match="float64 on cpu"):
+        export(model_of().double(), tmp_path / "m.onnx")

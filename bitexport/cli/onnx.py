@@ -136,7 +136,7 @@ def _print(report: ExportReport, zero_weights: choices.ZeroWeightsChoice) -> Non
         v = report.verify
         rows.append(
             (
-                "verified",
+                "verified" if v.ok else "different",
                 f"rel-L2 {v.rel_l2:.1e}, top-1 agreement "
                 f"{v.top1_agreement:.0%} on {v.samples} samples",
             )

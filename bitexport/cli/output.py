@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 from rich.console import Console
+from rich.markup import escape
 
 from bitexport.errors import BitexportError
 
@@ -73,8 +74,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def say(line: str) -> None:
-    """One line on stderr."""
-    _stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+    """One line on stderr, without what a terminal would obey."""
+    _stderr.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -98,7 +99,7 @@ def progress(title: str) -> Iterator[None]:
     if not _stderr.is_terminal:
         yield
         return
-    with _stderr.status(title):
+    with _stderr.status(escape(printable(title))):
         yield
 
 

@@ -142,7 +142,7 @@ def compare_bits(
     so a channel counts its flips against the better of the two.
 
     Returns:
-        None where the graph has no binary convolutions of a known torch layer.
+        None where the graph has no binary convolution that a torch layer can be told for.
     """
     layers = dict(module.named_modules())
     nodes = [
@@ -158,18 +158,24 @@ def compare_bits(
     expected = _sign_inputs(module, {_layer(node) for node in nodes}, images)
     flips = total = 0
     for node, tap in zip(nodes, taps, strict=True):
+        calls = expected.get(_layer(node), [])
         threshold = (
             None if tap is None else constant(node.inputs[op_named(node.op_type).input_index("Th")])
         )
-        if tap is None or threshold is None:
+        # Which of its several calls a node is, or what a layer of another model is, nobody knows.
+        if tap is None or threshold is None or len(calls) != 1:
             continue
-        reference = expected[_layer(node)]
+        (reference,) = calls
+        if got[tap.name or ""].shape != reference.shape:
+            continue
         differs = (got[tap.name or ""] >= threshold) != (reference >= 0)
         per_channel = differs.sum(axis=(0, 2, 3))
         count = differs.size // differs.shape[1]
         flips += int(np.minimum(per_channel, count - per_channel).sum())
         total += differs.size
-    zeros = sum(int((reference == 0).sum()) for reference in expected.values())
+    if not total:
+        return None
+    zeros = sum(int((x == 0).sum()) for calls in expected.values() for x in calls)
     return BitComparison(flips / total, zeros)
 
 
@@ -188,7 +194,10 @@ def zero_activation_shares(module: nn.Module, images: FloatArray) -> dict[str, f
         if isinstance(spec := spec_of(layer), BinaryConvSpec) and spec.zero_at_threshold
     }
     inputs = _sign_inputs(module, names, images) if names else {}
-    shares = {name: float((x == 0).mean()) for name, x in inputs.items()}
+    shares = {
+        name: sum(int((x == 0).sum()) for x in calls) / sum(x.size for x in calls)
+        for name, calls in inputs.items()
+    }
     return {name: share for name, share in shares.items() if share > 0}
 
 
@@ -196,16 +205,19 @@ def _layer(node: ir.Node) -> str:
     return (node.name or "").split("/")[0]
 
 
-def _sign_inputs(module: nn.Module, names: set[str], images: FloatArray) -> dict[str, FloatArray]:
-    """What each binary layer takes the sign of: its input, centered and less its threshold."""
-    seen: dict[str, FloatArray] = {}
+def _sign_inputs(
+    module: nn.Module, names: set[str], images: FloatArray
+) -> dict[str, list[FloatArray]]:
+    """What each binary layer takes the sign of, call by call: its input, less its threshold."""
+    seen: dict[str, list[FloatArray]] = {}
 
     def remember(name: str, spec: BinaryConvSpec) -> Any:  # noqa: ANN401
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]
             if spec.centered:
                 x = x - x.mean(dim=(1, 2, 3), keepdim=True)
-            seen[name] = (x - torch.from_numpy(spec.threshold).reshape(1, -1, 1, 1)).numpy()
+            shifted = x - torch.from_numpy(spec.threshold).reshape(1, -1, 1, 1)
+            seen.setdefault(name, []).append(shifted.numpy())
 
         return hook
 

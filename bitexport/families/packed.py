@@ -25,7 +25,8 @@ from bitexport.layers import CodebookConv2d, CodebookLinear, SignConv2d
 __all__ = ["packed_bytes", "packed_state"]
 
 _CHANNELS_PER_BYTE = 8
-_LAST_BYTE_CODE = 255
+# Upstream's uint8 and int16 first; the wide one for codebooks that its files never have.
+_CODE_DTYPES = (torch.uint8, torch.int16, torch.int32)
 
 
 def packed_bytes(model: LoadedModel) -> bytes:
@@ -102,7 +103,7 @@ def _pack_kill_the_bits(module: nn.Module) -> dict[str, Any]:
                 state[f"{name}_bias"] = {"bias": layer.bias.detach().clone()}
         elif isinstance(layer, nn.BatchNorm2d):
             state[name] = {k: _half(name, getattr(layer, k)) for k in ("weight", "bias")}
-            if layer.running_mean is not None and layer.running_mean.any():
+            if _has_statistics(layer):
                 raise UnsupportedModel(
                     f"layer {name!r} does not fit the packed format",
                     got="BatchNorm statistics",
@@ -116,12 +117,21 @@ def _pack_kill_the_bits(module: nn.Module) -> dict[str, Any]:
     return state
 
 
+def _has_statistics(layer: nn.BatchNorm2d) -> bool:
+    """Whether a BatchNorm does more than its weight and bias say."""
+    mean, variance = layer.running_mean, layer.running_var
+    return (mean is not None and bool(mean.any())) or (
+        variance is not None and bool((variance != 1).any())
+    )
+
+
 def _pack_codes(layer: CodebookConv2d | CodebookLinear) -> dict[str, Any]:
-    wide = layer.codebook.shape[0] - 1 > _LAST_BYTE_CODE
+    last = layer.codebook.shape[0] - 1
+    dtype = next(d for d in _CODE_DTYPES if last <= torch.iinfo(d).max)
     shape = layer.weight_shape
     return {
         "centroids": _half("a codebook", layer.codebook),
-        "assignments": layer.codes.T.flatten().to(torch.int16 if wide else torch.uint8),
+        "assignments": layer.codes.T.flatten().to(dtype),
         "n_blocks": layer.codes.shape[1],
         "is_conv": isinstance(layer, CodebookConv2d),
         "k": shape[-1] if len(shape) > 2 else 1,

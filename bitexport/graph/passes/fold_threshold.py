@@ -35,14 +35,20 @@ def fold_threshold(model: ir.Model) -> list[Record]:
     for node in model.graph:
         if node.domain != DOMAIN or not node.op_type.startswith("BinaryConv"):
             continue
-        found = _affine(node.inputs[0])
+        found = _affine(node.inputs[0], node.attributes.get_ints("wshape")[1] * _group(node))
         if found is not None:
             records.append(_fold(node, *found))
     return records
 
 
-def _affine(value: ir.Value | None) -> tuple[ir.Value, Float32Array, Float32Array] | None:
-    """(x, g, h) of ``g * x + h`` with constants per channel, or None."""
+def _group(node: ir.Node) -> int:
+    return node.attributes.get_int("group", 1)
+
+
+def _affine(
+    value: ir.Value | None, channels: int
+) -> tuple[ir.Value, Float32Array, Float32Array] | None:
+    """(x, g, h) of ``g * x + h`` with one constant for each channel or for all, or None."""
     add = None if value is None else value.producer()
     if add is None or add.op_type != "Add" or constant(add.inputs[1]) is None:
         return None
@@ -51,9 +57,13 @@ def _affine(value: ir.Value | None) -> tuple[ir.Value, Float32Array, Float32Arra
         return None
     factors = [constant(mul.inputs[1]), constant(add.inputs[1])]
     x = mul.inputs[0]
-    if x is None or any(f is None or f.dtype != np.float32 or f.ndim != 4 for f in factors):
+    # The affine may widen x, too: one channel to many, say.
+    if value is None or x is None or x.shape != value.shape:
         return None
-    gain, shift = (np.asarray(f, np.float32).reshape(-1) for f in factors)
+    shapes = ((1, channels, 1, 1), (1, 1, 1, 1))
+    if any(f is None or f.dtype != np.float32 or f.shape not in shapes for f in factors):
+        return None
+    gain, shift = (np.broadcast_to(np.ravel(f), channels) for f in factors if f is not None)
     return x, gain, shift
 
 
@@ -132,7 +142,7 @@ def _flip_channels(
 ) -> npt.NDArray[np.int32]:
     """The sign words [Co,kh,kw,words] with the signs of the flipped input channels turned."""
     out_channels, per_group = node.attributes.get_ints("wshape")[:2]
-    group = node.attributes.get_int("group")
+    group = _group(node)
     positive = unpack_signs(words, per_group)
     own = np.repeat(flip.reshape(group, per_group), out_channels // group, axis=0)
     return pack_signs(positive ^ own[:, None, None, :])

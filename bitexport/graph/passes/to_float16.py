@@ -3,22 +3,26 @@
     input -> ... -> logits   =>   input -> Cast(16) -> ... (float16) -> Cast(32) -> logits
 
 Dense weights become float16. The scales, biases and thresholds of custom ops stay float32, as
-their schema says: they are applied to a float32 accumulator.
+their schema says: they are applied to a float32 accumulator. So do inputs that a standard
+operator takes in float32 only, such as the scales of Resize.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from bitexport.errors import UnsupportedModel
 from bitexport.graph.constants import constant, new_constant
 from bitexport.graph.records import Record
+from bitexport.ops.bodies import OPSET
 from bitexport.ops.table import DOMAIN
 
 __all__ = ["to_float16"]
 
 _RULE = "float16"
+_FLOAT32_ONLY = "tensor(float)"
 
 
 def to_float16(model: ir.Model) -> list[Record]:
@@ -46,19 +50,33 @@ def to_float16(model: ir.Model) -> list[Record]:
 
 
 def _is_activation_typed(value: ir.Value) -> bool:
-    users = {use.node.domain for use in value.uses()}
-    return value.dtype == ir.DataType.FLOAT and bool(users) and DOMAIN not in users
+    uses = list(value.uses())
+    if value.dtype != ir.DataType.FLOAT or not uses:
+        return False
+    return not any(_wants_float32(use.node, use.idx) for use in uses)
+
+
+def _wants_float32(node: ir.Node, index: int) -> bool:
+    """Whether the node's schema gives this input no other type."""
+    if node.domain == DOMAIN:
+        return True
+    try:
+        inputs = onnx.defs.get_schema(node.op_type, OPSET, node.domain).inputs
+    except onnx.defs.SchemaError:
+        return False
+    # The last input of a variadic operator stands for all that follow.
+    return bool(inputs) and inputs[min(index, len(inputs) - 1)].type_str == _FLOAT32_ONLY
 
 
 def _split_shared(graph: ir.Graph, name: str, value: ir.Value) -> None:
-    """Give standard operators a copy of a constant that a custom op wants in float32."""
+    """Give the other readers a copy of a constant that one of them wants in float32."""
     array = constant(value) if value.dtype == ir.DataType.FLOAT else None
     uses = list(value.uses())
-    standard = [use for use in uses if use.node.domain != DOMAIN]
-    if array is None or len(standard) in (0, len(uses)):
+    narrowed = [use for use in uses if not _wants_float32(use.node, use.idx)]
+    if array is None or len(narrowed) in (0, len(uses)):
         return
     copy = new_constant(graph, f"{name}/float16", array)
-    for use in standard:
+    for use in narrowed:
         use.node.replace_input_with(use.idx, copy)
 
 
