@@ -8,6 +8,7 @@ that flipped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +45,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float32]
 _SAMPLES = 8
 _MOST_PIXELS = _SAMPLES * 448 * 448
+_LARGEST_IMAGE = 1 << 26  # numbers: 256 MiB in float32
 _PIXEL_TOP1 = 0.99
 _SEED = 0
 
@@ -310,7 +312,18 @@ def relative_l2(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
 
 
 def sample_input(input_shape: tuple[int, int, int]) -> FloatArray:
-    """Standard normal images of a fixed seed: float32 [N, C, H, W], fewer of large ones."""
+    """Standard normal images of a fixed seed: float32 [N, C, H, W], fewer of large ones.
+
+    Raises:
+        InputError: An image would be empty, or of more than ``_LARGEST_IMAGE`` numbers.
+    """
+    if not all(n > 0 for n in input_shape) or math.prod(input_shape) > _LARGEST_IMAGE:
+        raise InputError(
+            "the model takes no images to compare with",
+            got=f"an input of shape [N, {', '.join(map(str, input_shape))}]",
+            expected=f"images of 1 to {_LARGEST_IMAGE} numbers",
+            fix="Check the model's input with `bitexport inspect`.",
+        )
     rng = np.random.default_rng(_SEED)
     pixels = input_shape[1] * input_shape[2]
     samples = max(1, min(_SAMPLES, _MOST_PIXELS // max(1, pixels)))

@@ -24,7 +24,7 @@ from bitexport.families import LoadedModel, LoadOptions, load
 from bitexport.graph import computes_in_float16
 from bitexport.graph.read import checked_layers, read_onnx
 from bitexport.recordings import read_recording
-from bitexport.runtimes import runtime_named
+from bitexport.runtimes import ModelRefused, runtime_named
 
 __all__ = ["Verification", "verify_file"]
 
@@ -81,8 +81,8 @@ def verify_file(
         load_options: What the user says about the checkpoint.
 
     Raises:
-        InputError: A file cannot be read, or there is nothing to compare with.
-        RuntimeFailure: The runtime is missing, or refuses the model.
+        InputError: A file cannot be read or run, or there is nothing to compare with.
+        RuntimeFailure: The runtime is missing.
     """
     runtime = runtime_named(runtime_name)
     graph, data = read_onnx(model_path)
@@ -92,7 +92,13 @@ def verify_file(
     images = _images(graph, recorded, reference)
     expected = _expected(recorded, reference, images)
     input_name, outputs = _interface(graph, model_path)
-    got = runtime.load(data).run({input_name: images})
+    try:
+        got = runtime.load(data).run({input_name: images})
+    except ModelRefused as error:
+        # A fault of the file, not of this machine.
+        raise InputError(
+            f"{model_path}: {error.what}", got=error.got, expected=error.expected, fix=error.fix
+        ) from error
     if len(outputs) == 1 == len(expected):
         # A foreign file may call its logits anything.
         got = dict(zip(expected, [got[outputs[0]]], strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -73,8 +74,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def say(line: str) -> None:
-    """One line on stderr."""
-    _stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+    """One line on stderr; names from foreign files may hold what a terminal would obey."""
+    _stderr.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -143,12 +144,16 @@ def run(app: typer.Typer) -> NoReturn:
     try:
         _run(app)
     finally:
+        logging.disable(logging.NOTSET)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _run(app: typer.Typer) -> NoReturn:
     debug = "--debug" in sys.argv
+    if not debug:
+        # What the libraries below log about a damaged file is said in our one line.
+        logging.disable(logging.WARNING)
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
         sys.stdout.flush()
@@ -185,7 +190,8 @@ def _fail_usage(error: Exception, debug: bool) -> NoReturn:
     """A usage error of the argument parser, in our one line; without arguments, the help."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        say(context.get_help() if context is not None else str(error))
+        text = context.get_help() if context is not None else str(error)
+        _stderr.print(text, highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     command = context.command_path if context is not None else "bitexport"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.ops.table import DOMAIN
 
-__all__ = ["Classifier", "checked_layers", "classifier_of", "read_classifier", "read_onnx"]
+__all__ = [
+    "Classifier",
+    "checked_layers",
+    "classifier_of",
+    "read_classifier",
+    "read_onnx",
+    "refusing_malformed",
+]
 
 _LARGEST = 2 << 30
 _DEFAULT_SIZE = 224
@@ -115,6 +123,26 @@ def checked_layers(model: ir.Model, path: Path) -> list[LayerInfo]:
             f"{path}: a layer is malformed",
             got=got,
             expected="the inputs and attributes of the op's schema",
+            fix="The file is damaged; export the model again.",
+        ) from error
+
+
+@contextmanager
+def refusing_malformed(path: Path) -> Iterator[None]:
+    """Blame the file for what the libraries within raise over a graph that does not add up.
+
+    Raises:
+        InputError: In place of any error that is not our own.
+    """
+    try:
+        yield
+    except (BitexportError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path}: a malformed model",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            expected="a graph whose names, types and shapes agree",
             fix="The file is damaged; export the model again.",
         ) from error
 

@@ -10,6 +10,7 @@ from bitexport.runtimes.base import (
     EngineBuilder,
     EngineLayer,
     EngineOptions,
+    ModelRefused,
     Runner,
     Runtime,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "EngineBuilder",
     "EngineLayer",
     "EngineOptions",
+    "ModelRefused",
     "Runner",
     "Runtime",
     "TensorRTRTX",

@@ -19,11 +19,16 @@ __all__ = [
     "EngineBuilder",
     "EngineLayer",
     "EngineOptions",
+    "ModelRefused",
     "Runner",
     "Runtime",
 ]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class ModelRefused(RuntimeFailure):
+    """A runtime that works does not take the model: whoever has it from a stranger blames the file."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class Runtime(Protocol):
             threads: Threads inside an operator; 0 lets the runtime choose.
 
         Raises:
-            RuntimeFailure: The runtime is missing, or refuses the model.
+            RuntimeFailure: The runtime is missing.
+            ModelRefused: It refuses the model.
         """
         ...
 
