@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # TensorRT-RTX builds engines without a GPU; it has wheels for 64-bit x86 Linux only.
 EXTRAS := train$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
 
-.PHONY: demo test lint format docs plugins gpu-test gpu-bench clean
+.PHONY: demo test lint format docs plugins gpu-test gpu-bench fuzz fuzz-replay fuzz-plugin clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
@@ -38,6 +38,19 @@ gpu-test: $(READY)
 # The plugins against cuDNN through torch; writes benchmarks/results/gpu-NAME.md.
 gpu-bench: $(READY)
 	$(BIN)/python -m benchmarks.gpu
+
+# Mutated files through the command line: make fuzz COUNT=100000 SEED=7. Findings go to build/fuzz;
+# make fuzz-replay FILE=build/fuzz/NAME runs one again.
+fuzz: $(READY)
+	PYTHONPATH=tests:. $(BIN)/python -m fuzz --count $(or $(COUNT),2000) --seed $(or $(SEED),1) \
+		--jobs $(or $(JOBS),2)
+
+fuzz-replay: $(READY)
+	PYTHONPATH=tests:. $(BIN)/python -m fuzz --replay $(FILE)
+
+# The TensorRT plugins from arbitrary bytes, by libFuzzer: make fuzz-plugin COUNT=1000000
+fuzz-plugin: $(READY)
+	$(BIN)/python plugins/scripts/fuzz_plugin.py $(if $(FILE),--replay $(FILE),--count $(or $(COUNT),100000))
 
 # Reads in build/site/index.html.
 docs: $(READY)

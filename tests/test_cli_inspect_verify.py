@@ -277,6 +277,17 @@ class TestDamagedModel:
         arguments = [path, *([wrn.checkpoint] if command == "verify" else [])]
         assert run(command, *arguments).code == 0
 
+    def test_a_value_of_terabytes(self, wrn: Export, command: str, tmp_path: Path) -> None:
+        model = onnx.load(wrn.output)
+        model.graph.initializer.append(
+            numpy_helper.from_array(np.int64([1 << 20, 1 << 20]), "huge")
+        )
+        model.graph.node.append(helper.make_node("ConstantOfShape", ["huge"], ["starved"]))
+        model.graph.output.append(helper.make_empty_tensor_value_info("starved"))
+        path = saved(model.SerializeToString(), tmp_path / "hungry.onnx")
+        arguments = [path, *([wrn.checkpoint] if command == "verify" else [])]
+        assert_failure(run(command, *arguments), 2, "too much memory", "1048576, 1048576")
+
     def test_inputs_from_nowhere_are_named_once(
         self, wrn: Export, command: str, tmp_path: Path
     ) -> None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from bitexport.engines.request import EngineRequest
 from bitexport.exporter import export
 from bitexport.graph import ImageInput, LayerInfo, computes_in_float16, engine_form, image_input

@@ -28,7 +28,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class ModelRefused(RuntimeFailure):
-    """A runtime that works does not take the model: whoever has it from a stranger blames the file."""
+    """A runtime that works does not take the model; a stranger's file is to blame itself."""
 
 
 @dataclass(frozen=True)
