@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -86,13 +88,23 @@ def _jobs(targets: list[Target], count: int, seed: int, keep: Path) -> Iterator[
             yield Job(target, made[target.seeds], seed, first, last, keep)
 
 
+def _ignore_interrupts() -> None:
+    """Ctrl-C is for the process that tallies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def fuzz(targets: list[Target], count: int, seed: int, keep: Path, jobs: int) -> int:
     """Run ``count`` inputs; the number of findings, which are kept as files."""
     tallies = {target.name: Tally() for target in targets}
     started = time.monotonic()
     work = list(_jobs(targets, count, seed, keep))
+    # An interrupted run has then had its share of every target.
+    random.Random(seed).shuffle(work)
     print(f"seed {seed}, {count} inputs", flush=True)
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        multiprocessing.get_context("fork").Pool(jobs, _ignore_interrupts) as pool,
+    ):
         for name, verdicts, findings in pool.imap_unordered(_run_job, work):
             tally = tallies[name]
             tally.codes.update(verdict.code for verdict in verdicts)
@@ -101,6 +113,9 @@ def fuzz(targets: list[Target], count: int, seed: int, keep: Path, jobs: int) ->
             tally.problems += findings
             for finding in findings:
                 print(finding, flush=True)
+            if sys.stderr.isatty():
+                total = sum(tally.codes.total() for tally in tallies.values())
+                print(f"\r{total} inputs", end="", file=sys.stderr)
     for name, tally in tallies.items():
         codes = ", ".join(f"{n} ended with {code}" for code, n in sorted(tally.codes.items()))
         print(

@@ -165,7 +165,7 @@ def table(op_library: Path | None = None) -> tuple[Target, ...]:
         Target("export", *keys, _export, share=2, output="result.onnx"),
         Target("inspect", _models, onnx_files.mutate, _inspect, share=150),
         Target("verify", _models, onnx_files.mutate, _verify, 50, verified, prepare=_record),
-        Target("import", _qonnx, onnx_files.mutate, _import, share=40, output="result.onnx"),
+        Target("import", _qonnx, onnx_files.mutate, _import, 40, verified, "result.onnx"),
         Target("prepare", _models, onnx_files.mutate, _build, share=28),
         Target("ops", _op_nodes, _mutated_node, _run_op, share=100, limited=op_library is None),
     )
