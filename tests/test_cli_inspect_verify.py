@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -27,6 +29,8 @@ from command_line import (
 )
 from onnx import helper, numpy_helper
 from test_cli_errors import assert_failure
+
+import bitexport
 
 Images = npt.NDArray[np.float32]
 Damage = Callable[[onnx.ModelProto], None]
@@ -250,6 +254,16 @@ def damaged(export: Export, damage: Damage, path: Path) -> Path:
     model = onnx.load(export.output)
     damage(model)
     return saved(model, path)
+
+
+def test_the_origin_of_a_model_is_shown(wrn: Export, tmp_path: Path) -> None:
+    digest = hashlib.sha256(wrn.checkpoint.read_bytes()).hexdigest()
+    properties = run("inspect", wrn.output, "--json").json["metadata"]
+    assert properties["bitexport.version"] == bitexport.__version__
+    assert properties["bitexport.source_sha256"] == digest
+    assert json.loads(properties["bitexport.options"])["input_size"] == [32, 32]
+    made = f"made by bitexport {bitexport.__version__} from a file of SHA-256 {digest}, options {{"
+    assert made in run("inspect", wrn.output).out
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])

@@ -137,12 +137,14 @@ def _swap(state: State, key: str, rng: random.Random) -> None:
 def _poison(state: State, key: str, rng: random.Random) -> None:
     value = state[key]
     if isinstance(value, torch.Tensor) and value.numel():
-        poisoned = value.clone()
+        poisoned = value.clone(memory_format=torch.contiguous_format)
         bad = rng.choice((float("nan"), float("inf"), -1e38, 0.0, 1e-42, -1.0, 255.0))
         if not poisoned.is_floating_point():
             bad = float(rng.choice((0, 1, 100)))
-        poisoned.flatten()[rng.randrange(value.numel())] = bad
-        state[key] = poisoned if rng.random() < 0.7 else torch.full_like(value, bad)
+        # By way of float64: float16 has an infinity for what is too large for it.
+        special = torch.tensor(bad, dtype=torch.float64).to(value.dtype)
+        poisoned.view(-1)[rng.randrange(value.numel())] = special
+        state[key] = poisoned if rng.random() < 0.7 else special.expand_as(value).clone()
 
 
 def _replace(state: State, key: str, rng: random.Random) -> None:
