@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # TensorRT-RTX builds engines without a GPU; it has wheels for 64-bit x86 Linux only.
 EXTRAS := train$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
 
-.PHONY: demo test lint format docs plugins gpu-test gpu-bench clean
+.PHONY: demo test lint format docs plugins gpu-test gpu-bench fuzz fuzz-replay fuzz-plugin lint-native soak wheel sbom oldest clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
@@ -38,6 +38,49 @@ gpu-test: $(READY)
 # The plugins against cuDNN through torch; writes benchmarks/results/gpu-NAME.md.
 gpu-bench: $(READY)
 	$(BIN)/python -m benchmarks.gpu
+
+# Mutated files through the command line: make fuzz COUNT=100000 SEED=7. Findings go to build/fuzz;
+# make fuzz-replay FILE=build/fuzz/NAME runs one again.
+fuzz: $(READY)
+	PYTHONPATH=tests:. $(BIN)/python -m fuzz --count $(or $(COUNT),2000) --seed $(or $(SEED),1) \
+		--jobs $(or $(JOBS),2)
+
+fuzz-replay: $(READY)
+	PYTHONPATH=tests:. $(BIN)/python -m fuzz --replay $(FILE)
+
+# The TensorRT plugins from arbitrary bytes, by libFuzzer: make fuzz-plugin COUNT=1000000
+fuzz-plugin: $(READY)
+	$(BIN)/python plugins/scripts/fuzz_plugin.py $(if $(FILE),--replay $(FILE),--count $(or $(COUNT),100000))
+
+# clang-tidy over all C++ that ships; takes minutes.
+lint-native: $(READY)
+	$(BIN)/python plugins/scripts/tidy.py
+
+# 10,000 inferences of changing batches and threads in many sessions: memory stays flat.
+soak: $(READY)
+	PYTHONPATH=tests:. $(BIN)/python -m soak --count $(or $(COUNT),10000)
+
+# The same commit gives the same bytes, wherever it lies.
+wheel: $(READY)
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --no-deps \
+		--wheel-dir dist .
+
+# What an installation consists of, as CycloneDX: dist/sbom.json.
+sbom: $(READY)
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json $(BIN)/python
+
+# The tests with the oldest versions that pyproject.toml allows: gigabytes, in build/oldest.
+OLDEST := build/oldest
+oldest: $(READY)
+	test -x $(OLDEST)/bin/python || $(BIN)/uv venv --quiet --python $(PYTHON) $(OLDEST)
+	$(BIN)/uv pip compile --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+		pyproject.toml $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --group dev \
+		--output-file $(OLDEST)/versions.txt
+	$(BIN)/uv pip sync --quiet --python $(OLDEST)/bin/python $(OLDEST)/versions.txt
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps .
+	$(OLDEST)/bin/python -m pytest -W default -p no:cacheprovider $(or $(TESTS),tests)
 
 # Reads in build/site/index.html.
 docs: $(READY)

@@ -18,6 +18,10 @@ __all__ = [
 ]
 
 
+# Characters of what was found that a line shows: names in foreign files can be of any length.
+_LONGEST = 1000
+
+
 class BitexportError(Exception):
     """One line for the user: what is wrong, what was got and expected, and what to do.
 
@@ -38,7 +42,8 @@ class BitexportError(Exception):
         super().__init__(what, got, expected, fix)
 
     def __str__(self) -> str:
-        line = f"{self.what} (got {self.got}, expected {self.expected}). {self.fix}"
+        got = self.got if len(self.got) <= _LONGEST else f"{self.got[: _LONGEST - 3]}..."
+        line = f"{self.what} (got {got}, expected {self.expected}). {self.fix}"
         return " ".join(line.split())
 
 

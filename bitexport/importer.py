@@ -15,7 +15,8 @@ from bitexport.exporter import ExportOptions, ExportReport, LoweredModel, write_
 from bitexport.families import LoadOptions
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import LoweringOptions, QonnxModel, lower, read_qonnx
-from bitexport.runtimes import Runner, runtime_named
+from bitexport.graph.read import refusing_malformed
+from bitexport.runtimes import ModelRefused, Runner, runtime_named
 
 __all__ = ["import_qonnx"]
 
@@ -53,9 +54,10 @@ def import_qonnx(
     _refuse_checkpoint_options(options)
     output = Path(path) if path is not None else Path(f"{source.stem}.bitexport.onnx")
     check_writable(output, source=source)
-    model = read_qonnx(source)
-    float32_bytes = _float32_bytes(model.graph)
-    report = lower(model.graph, LoweringOptions(float16=options.float16, plain=options.plain))
+    with refusing_malformed(source):
+        model = read_qonnx(source)
+        float32_bytes = _float32_bytes(model.graph)
+        report = lower(model.graph, LoweringOptions(float16=options.float16, plain=options.plain))
     declined = {r.layer: r.detail for r in report.records if not r.applied}
     reasons = {x.name: declined.get(x.name, _DENSE) for x in report.layers if x.dense}
     lowered = LoweredModel(model.graph, tuple(report.layers), tuple(report.records), {})
@@ -117,7 +119,15 @@ def _verify(
         )
     images = sample_input((rest[0] or 0, rest[1] or 0, rest[2] or 0))
     runtime = runtime_named("ort")
-    got, expected = (_run(runtime.load(d), images, batch) for d in (data, model.reference))
+    try:
+        expected, got = (_run(runtime.load(d), images, batch) for d in (model.reference, data))
+    except ModelRefused as error:
+        raise InputError(
+            "the network cannot be verified: " + error.what,
+            got=error.got,
+            expected="a network that ONNX Runtime runs",
+            fix="Correct the network, or export it again.",
+        ) from error
     tolerance = Tolerance.for_model(
         binary_activations=any(layer.binary_activations for layer in lowered.layers),
         float16=options.float16,

@@ -181,7 +181,7 @@ def _written_layers(properties: Mapping[str, str]) -> tuple[LayerInfo, ...]:
             )
             for row in rows
         )
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ()
 
 
@@ -189,6 +189,6 @@ def _record(properties: Mapping[str, str], key: str) -> dict[str, object]:
     """A JSON object among the file's properties; anything else counts as empty."""
     try:
         record = json.loads(properties.get(key, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

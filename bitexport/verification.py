@@ -26,7 +26,7 @@ from bitexport.families import LoadedModel, LoadOptions, load_model
 from bitexport.graph import computes_in_float16
 from bitexport.graph.read import checked_layers, read_onnx
 from bitexport.recordings import read_recording
-from bitexport.runtimes import runtime_named
+from bitexport.runtimes import Arrays, ModelRefused, Runtime, runtime_named
 
 __all__ = ["Verification", "verify_file"]
 
@@ -90,8 +90,8 @@ def verify_file(
         load_options: What the user says about the checkpoint.
 
     Raises:
-        InputError: A file cannot be read, or there is nothing to compare with.
-        RuntimeFailure: The runtime is missing, or refuses the model.
+        InputError: A file cannot be read or run, or there is nothing to compare with.
+        RuntimeFailure: The runtime is missing.
     """
     runtime = runtime_named(runtime_name)
     graph, data = read_onnx(model_path)
@@ -101,7 +101,7 @@ def verify_file(
     images = _images(graph, recorded, reference)
     expected = _expected(recorded, reference, images)
     input_name, outputs = _interface(graph, model_path)
-    got = runtime.load(data).run({input_name: images, **expected.inputs})
+    got = _run(runtime, model_path, data, {input_name: images, **expected.inputs})
     if len(outputs) == 1 == len(expected.outputs):
         # A foreign file may call its logits anything.
         got = dict(zip(expected.outputs, [got[outputs[0]]], strict=True))
@@ -126,6 +126,16 @@ def verify_file(
     source = graph.metadata_props.get("bitexport.source_sha256", fingerprint)
     other_source = reference is not None and source != fingerprint
     return Verification(comparison, tolerance, divergence, other_source)
+
+
+def _run(runtime: Runtime, path: Path, data: bytes, feed: Arrays) -> Arrays:
+    try:
+        return runtime.load(data).run(feed)
+    except ModelRefused as error:
+        # A fault of the file, not of this machine.
+        raise InputError(
+            f"{path}: {error.what}", got=error.got, expected=error.expected, fix=error.fix
+        ) from error
 
 
 def _reference(

@@ -498,6 +498,16 @@ def test_a_title_on_a_terminal_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> 
     assert "[/bold].pth" in terminal.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_names_of_weights_stay_off_the_terminal(tmp_path: Path, output: Path) -> None:
+    """They may hold escape codes, or be of any length."""
+    path = tmp_path / "named.pth"
+    torch.save({"\x1b[2J\x00": torch.ones(1), "a" * 100_000: torch.ones(1)}, path)
+    outcome = run("onnx", path, "-o", output)
+    assert_failure(outcome, 4, "\\x1b[2J\\x00")
+    assert outcome.err[:-1].isprintable()
+    assert len(outcome.err) < 2000
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     outcome = run("onnx", tmp_path / "none.pth", "-o", tmp_path / "model.onnx", "--debug")
     assert (outcome.code, outcome.out) == (2, "")

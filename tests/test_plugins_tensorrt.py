@@ -14,7 +14,13 @@ import pytest
 import tensorrt_build
 import tensorrt_headers
 
-TESTS = ("test_trt_creators", "test_trt_build", "test_trt_runtime", "test_trt_enqueue")
+TESTS = (
+    "test_trt_creators",
+    "test_trt_build",
+    "test_trt_runtime",
+    "test_trt_enqueue",
+    "fuzz_trt_plugin",
+)
 
 
 @pytest.fixture(scope="session", params=["of the package index", "of the environment"])

@@ -283,6 +283,42 @@ def test_options_of_checkpoints_do_not_apply(tmp_path):
         bitexport.import_qonnx(path, tmp_path / "m.onnx", options=options)
 
 
+def lacks_values(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].raw_data = b"\x00" * 3
+
+
+def claims_terabytes(model: onnx.ModelProto) -> None:
+    model.graph.initializer[1].dims[:] = [1 << 40]
+
+
+def takes_terabytes(model: onnx.ModelProto) -> None:
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 1 << 30
+
+
+def wrong_type(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Quant")
+    node.attribute[0].CopyFrom(helper.make_attribute(node.attribute[0].name, [0.5]))
+
+
+def shapes_disagree(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
+
+
+@pytest.mark.parametrize(
+    "damage", [lacks_values, claims_terabytes, takes_terabytes, wrong_type, shapes_disagree]
+)
+def test_malformed_files_are_one_line(tmp_path, damage):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", net.quant(typical(net)))
+    model = onnx.load(path)
+    damage(model)
+    path.write_bytes(model.SerializeToString())
+    outcome = run("onnx", str(path), "-o", str(tmp_path / "m.onnx"))
+    assert outcome.code in (2, 4) and outcome.err.count("\n") == 1, outcome.err
+    assert not (tmp_path / "m.onnx").exists()
+
+
 def test_damaged_files_are_refused(tmp_path):
     net = Network()
     data = bytearray(net.save(tmp_path / "q.onnx", typical(net)).read_bytes())

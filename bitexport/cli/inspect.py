@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,6 +148,7 @@ def _print(found: Inspection) -> None:
     _print_kinds(found)
     totals = _totals(found)
     lines = [
+        *_origin(found.metadata),
         f"{totals['weights']:,} weights, {_millions(totals['macs'])} MACs, "
         f"{_millions(totals['bops'])} BOPs",
         f"{found.fp32_bytes / found.bytes:.1f}x smaller than float32 ({size(found.fp32_bytes)})",
@@ -166,6 +168,19 @@ def _print(found: Inspection) -> None:
         lines.insert(1, f"not counted: the work of {unknown} layers that depends on the image")
     for line in lines:
         stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _origin(metadata: Mapping[str, object]) -> list[str]:
+    """What an exported file says about how it was made."""
+    version, source, options = (
+        printable(str(metadata.get(f"bitexport.{key}", "")))
+        for key in ("version", "source_sha256", "options")
+    )
+    if not version:
+        return []
+    made = f"made by bitexport {version}"
+    made += f" from a file of SHA-256 {source}" if source else ""
+    return [f"{made}, options {options}" if options not in ("", "{}") else made]
 
 
 def _print_kinds(found: Inspection) -> None:

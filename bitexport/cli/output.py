@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -74,7 +75,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def say(line: str) -> None:
-    """One line on stderr, without what a terminal would obey."""
+    """One line on stderr; names from foreign files may hold what a terminal would obey."""
     _stderr.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -144,12 +145,16 @@ def run(app: typer.Typer) -> NoReturn:
     try:
         _run(app)
     finally:
+        logging.disable(logging.NOTSET)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _run(app: typer.Typer) -> NoReturn:
     debug = "--debug" in sys.argv
+    if not debug:
+        # What the libraries below log about a damaged file is said in our one line.
+        logging.disable(logging.WARNING)
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
         sys.stdout.flush()
@@ -189,7 +194,7 @@ def _fail_usage(error: Exception, debug: bool) -> NoReturn:
     if type(error).__name__ == "NoArgsIsHelpError":
         # With rich, typer printed the help as it made the error, and left no text in it.
         if message:
-            say(message)
+            _stderr.print(message, highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     command = context.command_path if context is not None else "bitexport"
     what = " ".join(message.split()).rstrip(".")

@@ -8,6 +8,7 @@ that flipped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,6 +51,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float32]
 _SAMPLES = 8
 _MOST_PIXELS = _SAMPLES * 448 * 448
+_LARGEST_IMAGE = 1 << 26  # numbers: 256 MiB in float32
 _PIXEL_TOP1 = 0.99
 _SEED = 0
 
@@ -262,7 +264,19 @@ def sample_input(input_shape: tuple[int, int, int], batch: object = None) -> Flo
     Args:
         input_shape: (C, H, W).
         batch: N, where it is a number; otherwise 8, or fewer if they are large.
+
+    Raises:
+        InputError: An image or the batch would be empty, or of more than ``_LARGEST_IMAGE``
+            numbers.
     """
+    fixed = (batch if isinstance(batch, int) else 1, *input_shape)
+    if min(fixed) < 1 or math.prod(fixed) > _LARGEST_IMAGE:
+        raise InputError(
+            "the model takes no images to compare with",
+            got=f"an input of shape [{batch or 'N'}, {', '.join(map(str, input_shape))}]",
+            expected=f"images of 1 to {_LARGEST_IMAGE} numbers",
+            fix="Check the model's input with `bitexport inspect`.",
+        )
     rng = np.random.default_rng(_SEED)
     pixels = input_shape[1] * input_shape[2]
     samples = max(1, min(_SAMPLES, _MOST_PIXELS // max(1, pixels)))

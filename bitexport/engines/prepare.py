@@ -9,13 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from bitexport.engines.request import EngineRequest
-from bitexport.errors import BitexportError, InputError
 from bitexport.exporter import export
 from bitexport.graph import ImageInput, LayerInfo, computes_in_float16, engine_form, image_input
-from bitexport.graph.read import checked_layers, read_onnx
+from bitexport.graph.read import checked_layers, read_onnx, refusing_malformed
 from bitexport.runtimes import without_functions
 
 __all__ = ["PreparedModel", "file_record", "is_onnx", "prepare"]
@@ -85,7 +82,8 @@ def _prepared(
     if request.float16 and computes_in_float16(graph) and path == source:
         notes = (*notes, "the model computes in float16 already")
     properties = graph.metadata_props
-    form = _form(graph, source, float16=request.float16, inlined=not plugins)
+    with refusing_malformed(source):
+        form = engine_form(graph, source, float16=request.float16, inlined=not plugins)
     stripped = without_functions(form)
     return PreparedModel(
         data=stripped.data,
@@ -99,20 +97,6 @@ def _prepared(
         source=file_record(source, data if path == source else source.read_bytes()),
         notes=notes,
     )
-
-
-def _form(graph: ir.Model, source: Path, *, float16: bool, inlined: bool) -> bytes:
-    try:
-        return engine_form(graph, source, float16=float16, inlined=inlined)
-    except BitexportError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{source}: a malformed model",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            expected="a graph whose names, types and shapes agree",
-            fix="The file is damaged; export the model again.",
-        ) from error
 
 
 def is_onnx(source: Path) -> bool:

@@ -155,7 +155,7 @@ def _stated(text: str) -> dict[str, tuple[float, ...]]:
     try:
         record = json.loads(text) if text else {}
         found = {k: tuple(float(x) for x in record[k]) for k in ("mean", "std") if k in record}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}
     return {k: v for k, v in found.items() if len(v) == 3}
 

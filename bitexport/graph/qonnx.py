@@ -61,6 +61,7 @@ def read_qonnx(path: Path) -> QonnxModel:
     graph = _converted(path, given)
     for node in graph.graph:
         scopes = paths.get(node.outputs[0].name or "") if node.outputs else None
+        node.metadata_props.pop(SCOPES, None)
         if scopes is not None:
             node.metadata_props[SCOPES] = repr(["", scopes, ""])
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)

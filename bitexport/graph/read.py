@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +16,17 @@ from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.ops.table import DOMAIN
 
-__all__ = ["Classifier", "checked_layers", "classifier_of", "read_classifier", "read_onnx"]
+__all__ = [
+    "Classifier",
+    "checked_layers",
+    "classifier_of",
+    "read_classifier",
+    "read_onnx",
+    "refusing_malformed",
+]
 
 _LARGEST = 2 << 30
+_LARGEST_VALUE = 1 << 30
 _DEFAULT_SIZE = 224
 
 
@@ -57,7 +67,7 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
         The graph with shapes where onnx can infer them, and the file's bytes.
 
     Raises:
-        InputError: It cannot be read, or is no ONNX model.
+        InputError: It cannot be read, is no ONNX model, or asks for too much memory.
         UnsupportedModel: Its tensors lie in other files.
     """
     data = _read(path)
@@ -83,9 +93,25 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
         # Shapes only serve the report; a model that cannot be inferred is still shown.
         inferred = proto
     try:
-        return ir.from_proto(inferred), data
+        model = ir.from_proto(inferred)
     except Exception as error:
         raise _no_model(path, error) from error
+    _require_modest(model, path)
+    return model, data
+
+
+def _require_modest(model: ir.Model, path: Path) -> None:
+    """Refuse what would take all memory of whoever runs it; a size left open counts as 1."""
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            sizes = [n if isinstance(n, int) else 1 for n in value.shape or ()]
+            if 4 * math.prod(sizes) > _LARGEST_VALUE:  # whatever it holds, it is mostly float32
+                raise InputError(
+                    f"{path}: the model asks for too much memory",
+                    got=f"a value of shape {sizes} from a node {node.op_type}",
+                    expected=f"values of up to {_LARGEST_VALUE >> 30} GiB for one sample",
+                    fix="Look where the file comes from; it may have been made to do harm.",
+                )
 
 
 def _check(proto: onnx.ModelProto, path: Path) -> None:
@@ -115,6 +141,26 @@ def checked_layers(model: ir.Model, path: Path) -> list[LayerInfo]:
             f"{path}: a layer is malformed",
             got=got,
             expected="the inputs and attributes of the op's schema",
+            fix="The file is damaged; export the model again.",
+        ) from error
+
+
+@contextmanager
+def refusing_malformed(path: Path) -> Iterator[None]:
+    """Blame the file for what the libraries within raise over a graph that does not add up.
+
+    Raises:
+        InputError: In place of any error that is not our own.
+    """
+    try:
+        yield
+    except (BitexportError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path}: a malformed model",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            expected="a graph whose names, types and shapes agree",
             fix="The file is damaged; export the model again.",
         ) from error
 

@@ -11,6 +11,7 @@ from bitexport.runtimes.base import (
     EngineBuilder,
     EngineLayer,
     EngineOptions,
+    ModelRefused,
     Runner,
     Runtime,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "EngineLayer",
     "EngineOptions",
     "EngineRuntime",
+    "ModelRefused",
     "Runner",
     "Runtime",
     "TensorRTRTX",

@@ -20,11 +20,16 @@ __all__ = [
     "EngineBuilder",
     "EngineLayer",
     "EngineOptions",
+    "ModelRefused",
     "Runner",
     "Runtime",
 ]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class ModelRefused(RuntimeFailure):
+    """A runtime that works does not take the model; a stranger's file is to blame itself."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ class Runtime(Protocol):
             threads: Threads inside an operator; 0 lets the runtime choose.
 
         Raises:
-            RuntimeFailure: The runtime is missing, or refuses the model.
+            RuntimeFailure: The runtime is missing.
+            ModelRefused: It refuses the model.
         """
         ...
 

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bitexport.errors import RuntimeFailure
-from bitexport.runtimes.base import Arrays, Availability
+from bitexport.runtimes.base import Arrays, Availability, ModelRefused
 from bitexport.runtimes.driver import first_gpu
 from bitexport.runtimes.libraries import cpu_kernel, cuda_op_library_path, op_library_path
 
 __all__ = ["OnnxRuntime", "profiling_session", "session"]
 
-_ERRORS_ONLY = 3
+# Its errors come as exceptions; on stderr they would stand there twice.
+_FATAL_ONLY = 4
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _CUDA_FIX = (
@@ -98,7 +99,8 @@ def session(
             that share a machine disturb each other that way.
 
     Raises:
-        RuntimeFailure: The op library is missing, or ONNX Runtime refuses the model.
+        RuntimeFailure: The op library is missing.
+        ModelRefused: ONNX Runtime refuses the model.
     """
     cuda = _cuda_library() if native and _CUDA in (providers or ()) else None
     if cuda is None:
@@ -119,7 +121,8 @@ def profiling_session(model: bytes, native: bool, threads: int, prefix: str) -> 
     """A session on the CPU that writes what its nodes take to a file that starts with ``prefix``.
 
     Raises:
-        RuntimeFailure: The op library is missing, or ONNX Runtime refuses the model.
+        RuntimeFailure: The op library is missing.
+        ModelRefused: ONNX Runtime refuses the model.
     """
     options = _options(threads, spinning=False)
     options.enable_profiling = True
@@ -132,7 +135,7 @@ def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
@@ -149,9 +152,17 @@ def _open(
     try:
         if library is not None:
             options.register_custom_ops_library(str(library))
-        return onnxruntime.InferenceSession(model, options, providers=providers or [_CPU])
     except Exception as error:
         raise RuntimeFailure(
+            "ONNX Runtime does not load the op library",
+            got=str(error),
+            expected=f"{library} of this version",
+            fix="Install bitexport again.",
+        ) from error
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=providers or [_CPU])
+    except Exception as error:
+        raise ModelRefused(
             "ONNX Runtime refuses the model",
             got=str(error),
             expected="a model that loads",
@@ -175,7 +186,7 @@ class _Session:
         try:
             results = self._inner.run(self._outputs, dict(inputs))
         except Exception as error:
-            raise RuntimeFailure(
+            raise ModelRefused(
                 "ONNX Runtime could not run the model",
                 got=str(error),
                 expected="inputs that the model takes",

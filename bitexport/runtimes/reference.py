@@ -9,8 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from bitexport.errors import RuntimeFailure
-from bitexport.runtimes.base import Arrays, Availability
+from bitexport.runtimes.base import Arrays, Availability, ModelRefused
 
 __all__ = ["ReferenceRuntime"]
 
@@ -45,8 +44,8 @@ class _Evaluator:
         return dict(zip(self._inner.output_names, results, strict=True))
 
 
-def _failure(error: Exception) -> RuntimeFailure:
-    return RuntimeFailure(
+def _failure(error: Exception) -> ModelRefused:
+    return ModelRefused(
         "onnx's reference evaluator cannot run the model",
         got=error,
         expected="standard operators and well-formed inputs",

@@ -1,0 +1,171 @@
+"""The programs that read the mutated files, and the table of targets."""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnxruntime
+import torch
+import typer
+from family_networks import export_family
+from native_nodes import binary_node, feed_of
+from single_node import model_of
+from test_qonnx import Network
+
+from bitexport.cli import main
+from bitexport.cli.output import run
+from bitexport.families import load
+from bitexport.runtimes import op_library_path
+from bitexport.spec import ConvGeometry
+from fuzz import checkpoint_files, key_sets, onnx_files
+from fuzz.targets import REFUSED_OR_DONE, Input, Target
+
+_RECORDING = "recording.npz"
+_FAILED_COMPARISON = 3
+_reader = typer.Typer()
+
+
+@_reader.command()
+def read(file: Annotated[Path, typer.Argument()]) -> None:
+    """What `bitexport onnx` does first: read a checkpoint, detect its family, build its model."""
+    load(file)
+
+
+def _command(*arguments: str | Path) -> None:
+    sys.argv = ["bitexport", *map(str, arguments)]
+    main()
+
+
+def _read(path: Path) -> None:
+    sys.argv = ["bitexport", str(path)]
+    run(_reader)
+
+
+def _export(path: Path) -> None:
+    # As long as it takes to find out that a file is no good; a good one takes seconds.
+    _command("onnx", path, "-o", "result.onnx", "--no-verify", "--input-size", "32")
+
+
+def _inspect(path: Path) -> None:
+    _command("inspect", path, "--json")
+
+
+def _record() -> None:
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
+    np.savez(_RECORDING, input=images, logits=np.zeros((2, 10), np.float32))
+
+
+def _verify(path: Path) -> None:
+    _command("verify", path, "--inputs", _RECORDING)
+
+
+def _import(path: Path) -> None:
+    _command("onnx", path, "-o", "result.onnx")
+
+
+def _build(path: Path) -> None:
+    _command("trt", path, "-o", "result.engine", "--print-trtexec")
+
+
+def _models(folder: Path) -> dict[str, bytes]:
+    """Exported models with 1-bit weights, and with 1-bit activations too."""
+    names = ("wide-resnet", "siman")
+    paths = [export_family(name, folder / f"{name}.onnx") for name in names]
+    return {path.stem: path.read_bytes() for path in paths}
+
+
+def _qonnx(folder: Path) -> dict[str, bytes]:
+    net = Network()
+    x = net.bipolar("image")
+    x = net.conv(x, net.bipolar(net.weight(8, 3, 3, 3), 0.5), pads=[1, 1, 1, 1])
+    x = net.node("Relu", net.norm(x, 8))
+    x = net.quant(x)
+    x = net.conv(x, net.bipolar(net.weight(8, 8, 3, 3)), pads=[1, 1, 1, 1])
+    x = net.node("Flatten", net.node("GlobalAveragePool", x))
+    return {"qonnx": net.save(folder / "qonnx.onnx", x).read_bytes()}
+
+
+# ---- The op library -----------------------------------------------------------------------------
+
+_NODES = (
+    ("BinaryConv", 40, 24, (3, 3), ConvGeometry(pads=(1, 1, 1, 1)), (2, 40, 7, 6)),
+    ("BinaryConvAdd", 32, 32, (3, 3), ConvGeometry(pads=(1, 1, 1, 1)), (1, 32, 5, 5)),
+    ("BinaryConv", 64, 8, (1, 1), ConvGeometry(), (1, 64, 4, 4)),
+    ("BinaryConv", 12, 12, (3, 3), ConvGeometry(group=12, pads=(1, 1, 1, 1)), (1, 12, 6, 6)),
+)
+
+
+def _op_nodes(folder: Path) -> dict[str, bytes]:
+    del folder
+    made = {}
+    for i, (op, channels, outputs, kernel, geometry, _) in enumerate(_NODES):
+        model = model_of(binary_node(op, channels, outputs, kernel, geometry), 4)
+        made[f"{op}{i}"] = model.SerializeToString()
+    return made
+
+
+def _mutated_node(given: dict[str, bytes], rng: random.Random) -> Input:
+    """The index of the node is the suffix: it says which inputs to feed."""
+    name = rng.choice(list(given))
+    # How much memory ONNX Runtime gives to other operators is not on trial.
+    data = onnx_files.mutate({name: given[name]}, rng, hungry=False).data
+    return Input(data, f".node{name[-1]}.onnx")
+
+
+@functools.cache
+def _feed(index: int) -> dict[str, np.ndarray]:
+    op, channels, outputs, kernel, geometry, shape = _NODES[index]
+    return feed_of(binary_node(op, channels, outputs, kernel, geometry), shape)
+
+
+def _run_op(path: Path) -> None:
+    """A session with the op library: it runs, or ONNX Runtime says why not."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.register_custom_ops_library(str(OP_LIBRARY or op_library_path()))
+    feed = _feed(int(path.suffixes[-2][-1]))
+    try:
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+        names = [given.name for given in session.get_inputs()]
+        arrays = dict(zip(names, feed.values(), strict=False))
+        session.run(None, arrays)
+        smaller = {name: array[:, :, :3, :2] for name, array in arrays.items()}
+        session.run(None, smaller)
+    except Exception as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())[:1000]!a}\n")
+        sys.exit(2)
+
+
+OP_LIBRARY: Path | None = None
+
+
+def table(op_library: Path | None = None) -> tuple[Target, ...]:
+    """All targets.
+
+    Args:
+        op_library: Instead of the installed one; a sanitized one needs its runtime preloaded.
+    """
+    global OP_LIBRARY  # noqa: PLW0603
+    OP_LIBRARY = op_library
+    torch.set_num_threads(1)
+    verified = REFUSED_OR_DONE | {_FAILED_COMPARISON}
+    checkpoints = (checkpoint_files.seeds, checkpoint_files.mutate)
+    keys = (key_sets.seeds, key_sets.mutate)
+    return (
+        Target("reader", *checkpoints, _read, share=500),
+        Target("keys", *keys, _read, share=130),
+        Target("export", *keys, _export, share=2, output="result.onnx"),
+        Target("inspect", _models, onnx_files.mutate, _inspect, share=150),
+        Target("verify", _models, onnx_files.mutate, _verify, 50, verified, prepare=_record),
+        Target("import", _qonnx, onnx_files.mutate, _import, 40, verified, "result.onnx"),
+        Target("prepare", _models, onnx_files.mutate, _build, share=28),
+        Target("ops", _op_nodes, _mutated_node, _run_op, share=100, limited=op_library is None),
+    )

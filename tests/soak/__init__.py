@@ -1,0 +1,1 @@
+"""Thousands of inferences in one process, whose memory must stay flat: `make soak COUNT=10000`."""
