@@ -175,6 +175,14 @@ def test_report(result: dict, tmp_path: Path) -> None:
     assert {line.count("|") for line in tables[3:6]} == {10}
 
 
+def test_report_with_instructions(result: dict) -> None:
+    half = {"operations_per_second": 5e14, "macs_per_clock_and_sm": 1000, "right": True}
+    result["mma"] = {"instructions": [{"instruction": "mma.sync x.f32.f16.f16.f32", **half}]}
+    text = report.markdown(result)
+    assert "| `mma.sync x.f32.f16.f16.f32` | 500 | 1000 | 1.00x | yes |" in text
+    assert text.index("Matrix instructions") < text.index("## Networks")
+
+
 def test_slug_and_mean() -> None:
     assert report.slug("NVIDIA GeForce RTX 4090 (Laptop)") == "nvidia-geforce-rtx-4090-laptop"
     assert report.geometric_mean([1.0, 4.0]) == pytest.approx(2.0)

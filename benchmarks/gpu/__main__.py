@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmarks.gpu.mma_rates import measure_instructions
 from benchmarks.gpu.networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +59,7 @@ def main() -> int:
     """Build, measure and write; returns the exit code."""
     arguments = parse_arguments()
     sys.path.insert(0, str(ROOT / "plugins" / "scripts"))
-    from plugin_build import BuildFailure, build, configure
+    from plugin_build import BuildFailure, build, configure, nvcc
 
     import gpu
 
@@ -64,6 +67,7 @@ def main() -> int:
         device = gpu.find()
         configure(BUILD, device.architecture)
         build(BUILD, [LIBRARY], arguments.jobs)
+        instructions = _instructions(nvcc(), device.architecture)
     except BuildFailure as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1
@@ -81,10 +85,20 @@ def main() -> int:
 
     with torch.device("cuda"):
         result = measure(BUILD / f"lib{LIBRARY}.so", device, arguments)
+    result["mma"] = instructions
     stem = arguments.output or RESULTS / f"gpu-{report.slug(device.name)}"
     for path in report.write(result, stem):
         print(path)
     return 0
+
+
+def _instructions(compiler: str, architecture: str) -> dict[str, Any] | None:
+    """The rates of single instructions, or None with a line on stderr: the rest goes on."""
+    try:
+        return measure_instructions(compiler, architecture)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
+        print(f"no rates of instructions: {failure}", file=sys.stderr)
+        return None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.mma_rates import table_rows
+
 __all__ = ["geometric_mean", "markdown", "slug", "write"]
 
 BASELINES = ("float16", "tf32", "int8")
@@ -62,6 +64,7 @@ def markdown(result: dict[str, Any]) -> str:
             ],
         ),
         "",
+        *_instructions(result.get("mma")),
         "## Networks",
         "",
         "The layers that are ops of ours, one after the other in one graph.",
@@ -91,6 +94,20 @@ def markdown(result: dict[str, Any]) -> str:
         ]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return "\n".join([*lines, f"{versions}.", ""])
+
+
+def _instructions(mma: dict[str, Any] | None) -> list[str]:
+    if mma is None:
+        return []
+    head = ("instruction", "Top/s", "MACs a clock and SM", "against float16", "right")
+    return [
+        "## Matrix instructions alone",
+        "",
+        "On operands that are already there. Against the faster float16 of mma.sync and wgmma.",
+        "",
+        *_table(head, table_rows(mma)),
+        "",
+    ]
 
 
 def _figures(row: dict[str, Any]) -> tuple[str, ...]:
