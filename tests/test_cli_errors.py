@@ -305,6 +305,7 @@ WRONG_CODEBOOKS: dict[str, tuple[str, dict[str, Any] | None, tuple[str, ...]]] =
     "unknown layer": ("layer3.0.conv3x3", {"weight": torch.ones(3)}, ("layer3.0.conv3x3",)),
     "classes without dimensions": ("fc_bias", {"bias": torch.tensor(1.0)}, ("fc_bias",)),
     "other number of classes": ("fc_bias", {"bias": torch.ones(CLASSES + 1)}, ("fc",)),
+    "no classes": ("fc_bias", {"bias": torch.ones(0)}, ("fc",)),
 }
 
 

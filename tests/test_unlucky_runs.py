@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -116,3 +120,139 @@ def test_the_same_bytes_on_every_run_even_into_one_file(checkpoint, output) -> N
     assert written != OLD
     assert finish(start(*arguments))[0] == 0
     assert output.read_bytes() == written
+
+
+# ---- Where nothing can be written ---------------------------------------------------------------
+
+NOBODY = 65534
+_DROP_CAPABILITY = 24  # PR_CAPBSET_DROP
+_MAY_WRITE_ALL, _MAY_READ_ALL = 1, 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def like_others() -> None:
+    """Root may write and read everything; from here on only what permissions say."""
+    for capability in (_MAY_WRITE_ALL, _MAY_READ_ALL):
+        if LIBC.prctl(_DROP_CAPABILITY, capability, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to chown and mount")
+
+
+@pytest.fixture
+def others(checkpoint: Path) -> Iterator[Path]:
+    """A folder of somebody else, with the checkpoint and an old output in it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copy(checkpoint, folder / "checkpoint.pth")
+        (folder / "model.onnx").write_bytes(OLD)
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, NOBODY, NOBODY)
+        yield folder
+
+
+def refused(folder: Path, *named: str, **kwargs) -> None:
+    """One line, exit code 2, the old file untouched and nothing beside it."""
+    before = sorted(folder.iterdir())
+    arguments = ("onnx", folder / "checkpoint.pth", "-o", folder / "model.onnx")
+    returned, errors = finish(start(*arguments, cwd="/", **kwargs))
+    assert returned == 2, errors
+    assert errors.count("\n") == 1 and errors.startswith("error: "), errors
+    for text in named:
+        assert text in errors
+    assert (folder / "model.onnx").read_bytes() == OLD
+    assert sorted(folder.iterdir()) == before
+
+
+@needs_root
+def test_no_permission_to_write(others) -> None:
+    refused(others, "no permission to write", preexec_fn=like_others)
+
+
+@needs_root
+def test_no_permission_to_read(others) -> None:
+    others.chmod(0o777)
+    (others / "checkpoint.pth").chmod(0o600)
+    refused(others, "not readable", preexec_fn=like_others)
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    """A file system of its own, where this machine lets us."""
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"cannot mount: {tried.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@needs_root
+def test_a_full_disk(checkpoint, tmp_path) -> None:
+    """The old file fits, the new one beside it does not."""
+    with mounted(tmp_path, "size=16k"):
+        (tmp_path / "model.onnx").write_bytes(OLD)
+        returned, errors = finish(start("onnx", checkpoint, "-o", tmp_path / "model.onnx"))
+        assert returned == 1, errors
+        assert errors.count("\n") == 1 and "No space left" in errors, errors
+        assert [p.read_bytes() for p in tmp_path.iterdir()] == [OLD]
+
+
+@needs_root
+def test_a_read_only_disk(checkpoint, tmp_path) -> None:
+    with mounted(tmp_path, "size=1m"):
+        shutil.copy(checkpoint, tmp_path / "checkpoint.pth")
+        (tmp_path / "model.onnx").write_bytes(OLD)
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        refused(tmp_path, "cannot write")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_the_input_under_another_name(checkpoint, tmp_path, link) -> None:
+    before = checkpoint.read_bytes()
+    link(checkpoint, tmp_path / "model.onnx")
+    returned, errors = finish(start("onnx", checkpoint, "-o", tmp_path / "model.onnx"))
+    assert (returned, errors.count("\n")) == (2, 1) and "the input file itself" in errors, errors
+    assert checkpoint.read_bytes() == before
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+@pytest.mark.parametrize("times", [("-4000d", "+9000d")])
+def test_the_clock_is_in_no_file(checkpoint, tmp_path, times) -> None:
+    """Years ago and years ahead; the clock runs a hundred times too fast on the second run."""
+    if FAKETIME is None:
+        pytest.skip("no libfaketime; on Debian: apt install faketime")
+    written = []
+    for speed, offset in zip(("", " x100"), times, strict=True):
+        output = tmp_path / f"model{len(written)}.onnx"
+        env = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset + speed}
+        returned, errors = finish(start("onnx", checkpoint, "-o", output, env=env))
+        assert returned == 0, errors
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+    assert finish(start("onnx", checkpoint, "-o", tmp_path / "now.onnx"))[0] == 0
+    assert (tmp_path / "now.onnx").read_bytes() == written[0]
+
+
+def test_the_same_bytes_whatever_surrounds_them(checkpoint, tmp_path) -> None:
+    """Another folder, name, locale, hash seed and number of threads; relative paths too."""
+    away = tmp_path / "another folder"
+    away.mkdir()
+    renamed = away / "renommé.pt"
+    shutil.copy(checkpoint, renamed)
+    env = {"PYTHONHASHSEED": "77", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONUTF8": "1"}
+    threads = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}
+    both = [
+        start("onnx", checkpoint, "-o", tmp_path / "plain.onnx"),
+        start("onnx", renamed.name, "-o", "there.onnx", cwd=away, env={**env, **threads}),
+    ]
+    for process in both:
+        returned, errors = finish(process)
+        assert returned == 0, errors
+    assert (away / "there.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from bitexport.checkpoint import Checkpoint, read_checkpoint
@@ -78,7 +79,10 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions | None = None) -> Lo
         UnsupportedModel: No family knows the checkpoint, or its tensors do not fit.
     """
     statement = statement_of(checkpoint)
-    return statement.apply(_build(checkpoint, statement.fill(options or LoadOptions())))
+    with warnings.catch_warnings():
+        # Shapes of the file may make a layer of no weights, which is not worth a line of its own.
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        return statement.apply(_build(checkpoint, statement.fill(options or LoadOptions())))
 
 
 def _build(checkpoint: Checkpoint, options: LoadOptions) -> LoadedModel:

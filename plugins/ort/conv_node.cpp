@@ -161,7 +161,7 @@ void infer_conv_shape(const Api& api, OrtShapeInferContext* context) {
     if (!x) return;
     const std::optional<Dims> y = infer(read_conv_attributes(node), *x);
     if (y) node.set_output(*y);
-  } catch (const Failure&) {
+  } catch (const Failure&) {  // NOLINT(bugprone-empty-catch)
     // Said by name when the kernel is made.
   }
 }

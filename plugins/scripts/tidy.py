@@ -21,7 +21,13 @@ def main() -> None:
     command += [f"-DTENSORRT_INCLUDE={headers()}", f"-DCUDA_INCLUDE={cuda}"]
     run([*command, "--log-level=WARNING"], "configuring the plugins")
     sources = [str(p) for s in SOURCES for p in sorted((ROOT / "plugins" / s).glob("*.cpp"))]
-    run([tool("clang-tidy"), "-p", str(FOLDER), "--quiet", *sources], "clang-tidy")
+    # What only nvcc's build compiles is in no list of commands.
+    known = (FOLDER / "compile_commands.json").read_text()
+    sources = [source for source in sources if f'"{source}"' in known]
+    # What only GCC understands.
+    lenient = ["--removed-arg=-fno-tree-loop-distribute-patterns"]
+    lenient += ["--extra-arg=-Wno-unknown-warning-option"]
+    run([tool("clang-tidy"), "-p", str(FOLDER), "--quiet", *lenient, *sources], "clang-tidy")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ Weights widen(const ConvShape& shape, const std::uint32_t* weight) {
 class WordPlan final : public BinaryConvPlan {
  public:
   WordPlan(const ConvShape& shape, std::shared_ptr<const Weights> weights)
-      : shape_(shape), words_(wide_words(shape.in_channels_per_group())), weights_(weights) {}
+      : shape_(shape),
+        words_(wide_words(shape.in_channels_per_group())),
+        weights_(std::move(weights)) {}
 
   std::size_t workspace_bytes() const override {
     return static_cast<std::size_t>(pixel_words() * shape_.vertical.size * shape_.horizontal.size) *

@@ -23,7 +23,7 @@ void keep(const std::vector<std::uint8_t>& input) {
 }
 
 void run_random(long count, unsigned seed) {
-  std::cout << "seed " << seed << ", " << count << " inputs" << std::endl;
+  std::cout << "seed " << seed << ", " << count << " inputs\n";
   std::mt19937 random(seed);
   for (long i = 0; i < count; ++i) {
     std::vector<std::uint8_t> input(random() % kLongest);
@@ -31,7 +31,7 @@ void run_random(long count, unsigned seed) {
     keep(input);
     LLVMFuzzerTestOneInput(input.data(), input.size());
   }
-  std::cout << count << " checks, 0 failures" << std::endl;
+  std::cout << count << " checks, 0 failures\n";
 }
 
 }  // namespace
@@ -44,9 +44,9 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument.rfind("-runs=", 0) == 0) {
-      runs = std::atol(argument.c_str() + 6);
+      runs = std::strtol(argument.c_str() + 6, nullptr, 10);
     } else if (argument.rfind("-seed=", 0) == 0) {
-      seed = static_cast<unsigned>(std::atol(argument.c_str() + 6));
+      seed = static_cast<unsigned>(std::strtol(argument.c_str() + 6, nullptr, 10));
     } else if (argument[0] != '-') {
       by_name = true;
       std::ifstream file(argument, std::ios::binary);

@@ -203,6 +203,7 @@ void drive(const PluginHandle& handle, const Node& node, Bytes& bytes) {
   std::vector<std::int32_t> valid(static_cast<std::size_t>(std::max(tactics, 0)));
   handle.build->getValidTactics(valid.data(), tactics);
   std::vector<PluginTensorDesc> fixed;
+  fixed.reserve(descs.size());
   for (const DynamicPluginTensorDesc& tensor : descs) fixed.push_back(tensor.desc);
   const bool known = bytes.one_in(2) && !valid.empty();
   handle.runtime->setTactic(known ? valid.back() : static_cast<std::int32_t>(bytes.number()));
