@@ -273,6 +273,12 @@ def test_readable_but_no_weights_for_us(
     assert str(path) in str(caught.value)
 
 
+def test_complex_weights_are_not_taken_for_real(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.ones(2, 2, dtype=torch.complex64)}, tmp_path / "c.pth")
+    with pytest.raises(UnsupportedModel, match=r"'conv1\.weight' holds complex numbers"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_quantized_tensor_is_unsupported(tmp_path: Path) -> None:
     tensor = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)

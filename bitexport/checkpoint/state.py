@@ -56,7 +56,8 @@ def flatten_state(root: object, path: Path) -> tuple[Values, dict[str, Scalar]]:
 
     Raises:
         InputError: Two values have the same flat key, or there are absurdly many.
-        UnsupportedModel: There are no weights, or they are arranged in an unknown way.
+        UnsupportedModel: There are no weights, they are complex, or they are arranged in an unknown
+            way.
     """
     if not isinstance(root, dict):
         raise decline(
@@ -140,6 +141,15 @@ def _add(path: Path, values: Values, key: str, value: torch.Tensor | Scalar) -> 
         raise refuse(path, f"has '{shown(key)}' twice", got="two values", expected="one")
     if len(values) >= _MOST_VALUES:
         raise refuse(path, "has too many values", got=f"over {_MOST_VALUES}", expected="a model")
+    if isinstance(value, torch.Tensor) and value.is_complex():
+        # torch would take its real part, with nothing but a warning.
+        raise decline(
+            path,
+            f"'{shown(key)}' holds complex numbers",
+            got=str(value.dtype),
+            expected="real weights",
+            fix="Convert the weights first.",
+        )
     values[key] = value.detach() if isinstance(value, torch.Tensor) else value
 
 
