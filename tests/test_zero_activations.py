@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import bitexport
-from bitexport.errors import InputError, UnsupportedModel
+from bitexport import exporter
+from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
 from bitexport.exporter import ExportOptions
 from bitexport.graph.read import read_onnx
 from bitexport.layers import BinaryConv2d
@@ -131,6 +134,21 @@ def test_plus_one_says_what_it_is_and_differs(tmp_path):
     assert binary_nodes(tmp_path / "m.onnx") == {"first": 1, "second": 1}
     assert report.verify.rel_l2 > 1e-2
     assert report.verify.zero_activations > 100
+
+
+def test_plus_one_excuses_zeros_only(tmp_path, monkeypatch):
+    """A file that differs although there was no zero is still a failure."""
+    model = nn.Sequential(BinaryConv2d(3, 4, 3), nn.Flatten()).eval()
+    right = exporter.reference_run
+
+    def wrong(*arguments):
+        run = right(*arguments)
+        return replace(run, outputs={name: y + 1 for name, y in run.outputs.items()})
+
+    monkeypatch.setattr(exporter, "reference_run", wrong)
+    with pytest.raises(ComparisonFailure, match="differs from the torch reference"):
+        export(model, tmp_path / "m.onnx", zero_activations="plus-one", zero_weights="plus-one")
+    assert not list(tmp_path.iterdir())
 
 
 def test_refuse_names_the_layer(tmp_path):
