@@ -42,11 +42,11 @@ gpu-bench: $(READY)
 # Mutated files through the command line: make fuzz COUNT=100000 SEED=7. Findings go to build/fuzz;
 # make fuzz-replay FILE=build/fuzz/NAME runs one again.
 fuzz: $(READY)
-	PYTHONPATH=tests:. $(BIN)/python -m fuzz --count $(or $(COUNT),2000) --seed $(or $(SEED),1) \
+	PYTHONPATH=tests:.:plugins/scripts $(BIN)/python -m fuzz --count $(or $(COUNT),2000) --seed $(or $(SEED),1) \
 		--jobs $(or $(JOBS),2)
 
 fuzz-replay: $(READY)
-	PYTHONPATH=tests:. $(BIN)/python -m fuzz --replay $(FILE)
+	PYTHONPATH=tests:.:plugins/scripts $(BIN)/python -m fuzz --replay $(FILE)
 
 # The TensorRT plugins from arbitrary bytes, by libFuzzer: make fuzz-plugin COUNT=1000000
 fuzz-plugin: $(READY)
@@ -58,7 +58,7 @@ lint-native: $(READY)
 
 # 10,000 inferences of changing batches and threads in many sessions: memory stays flat.
 soak: $(READY)
-	PYTHONPATH=tests:. $(BIN)/python -m soak --count $(or $(COUNT),10000)
+	PYTHONPATH=tests:.:plugins/scripts $(BIN)/python -m soak --count $(or $(COUNT),10000)
 
 # The same commit gives the same bytes, wherever it lies.
 wheel: $(READY)

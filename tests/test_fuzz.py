@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = 2000
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"}
+# As the Makefile has it.
+PATHS = os.pathsep.join(str(ROOT / folder) for folder in ("tests", ".", "plugins/scripts"))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
 # Where forking is not to be had, the fuzzer is not either.
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process for its inputs")
 
