@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor
 
 import bitexport
 from bitexport.errors import UnsupportedModel
-from bitexport.families import FAMILIES, LoadOptions, load, load_model
+from bitexport.families import FAMILIES, LoadOptions, load_model
 from bitexport.layers import BinaryConv2d
 
 DEPTHS = {"resnet18_imagenet": (2, 2, 2, 2), "resnet34_imagenet": (3, 4, 6, 3)}
@@ -61,34 +59,6 @@ def expected_logits(arch: str, state: dict[str, Tensor], x: Tensor, **mistake: A
     if arch in DEPTHS:
         return reference.imagenet(x, DEPTHS[arch], prelu=True)
     return reference.resnet18(x, arch)
-
-
-@pytest.fixture
-def fixture(shared: Path) -> Path:
-    folder = shared / "fixtures" / "siman_resnet20"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
-    return folder
-
-
-def test_recorded_logits_in_torch(fixture):
-    model = load(fixture / "checkpoint.pth.tar")
-    recorded = np.load(fixture / "io.npz")
-    with torch.no_grad():
-        logits = model.module(torch.from_numpy(recorded["input"]))
-    assert (model.family, model.arch, model.input_shape) == ("siman", "resnet20", (3, 32, 32))
-    assert model.binary_activations
-    assert relative_error(logits, torch.from_numpy(recorded["logits"])) <= 1e-5
-
-
-def test_recorded_logits_in_onnx_runtime(fixture, tmp_path):
-    report = bitexport.export(fixture / "checkpoint.pth.tar", path=tmp_path / "net.onnx")
-    recorded = np.load(fixture / "io.npz")
-    session = onnxruntime.InferenceSession(report.output)
-    logits = session.run(None, {"input": recorded["input"]})[0]
-    assert relative_error(torch.from_numpy(logits), torch.from_numpy(recorded["logits"])) <= 1e-3
-    assert (logits.argmax(1) == recorded["logits"].argmax(1)).all()
-    assert sum(layer.op.startswith("BinaryConv") for layer in report.layers) == 18
 
 
 @pytest.mark.parametrize("arch", ["resnet18A", "vgg_small"])

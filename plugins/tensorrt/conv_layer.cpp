@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
-#include <string_view>
 
 #include "tensorrt/codebook_desc.h"
 #include "tensorrt/log.h"
@@ -19,25 +18,6 @@ using nvinfer1::Dims;
 using nvinfer1::TensorFormat;
 
 constexpr int kRank = 4;
-
-struct NamedKind {
-  const char* op;
-  WeightKind kind;
-};
-
-constexpr NamedKind kKinds[] = {
-    {"SignConv", WeightKind::kSign},
-    {"CodebookConv", WeightKind::kCodebook8},
-    {"CodebookConv16", WeightKind::kCodebook16},
-};
-
-WeightKind kind_of(const OpSpec& spec) {
-  if (has_binary_activations(spec)) return WeightKind::kBinary;
-  for (const NamedKind& row : kKinds) {
-    if (std::string_view(spec.name) == row.op) return row.kind;
-  }
-  throw Failure(std::string("there is no kernel for ") + spec.name);
-}
 
 ConvArguments arguments_of(const Attributes& attributes) {
   ConvArguments arguments{};
@@ -66,23 +46,10 @@ Dims dims_of_y(const ConvShape& shape) {
 
 }  // namespace
 
-ConvLayer::Places::Places(const OpSpec& spec)
-    : x(input_index(spec, "X")),
-      weight(std::max(input_index(spec, "W"), input_index(spec, "Codes"))),
-      codebook(input_index(spec, "CB")),
-      threshold(input_index(spec, "Th")),
-      scale(input_index(spec, "S")),
-      bias(input_index(spec, "B")),
-      residual(input_index(spec, "R")),
-      slope(input_index(spec, "Slope")),
-      shift(input_index(spec, "Shift")),
-      low(input_index(spec, "Lo")),
-      high(input_index(spec, "Hi")) {}
-
 ConvLayer::ConvLayer(const Attributes& attributes)
     : Layer(attributes),
       at_(spec()),
-      kind_(kind_of(spec())),
+      kind_(cuda::weight_kind(spec())),
       activation_(activation_of(spec())),
       arguments_(arguments_of(attributes)) {
   require(smallest_conv_shape(arguments_), "; export the model again");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/conv_shape.h"
+#include "kernels/cuda/conv_op.h"
 #include "kernels/cuda/launch.h"
 #include "tensorrt/layer.h"
 
@@ -26,17 +27,11 @@ class ConvLayer : public Layer {
   cudaError_t launch(const TensorDesc* inputs, int tactic, const Bindings& at) const override;
 
  private:
-  // Places among the inputs; -1 where the op has none of that name.
-  struct Places {
-    explicit Places(const OpSpec& spec);
-    int x, weight, codebook, threshold, scale, bias, residual, slope, shift, low, high;
-  };
-
   ConvShape shape_on(const nvinfer1::Dims& x) const;
   cuda::ConvProblem problem(const TensorDesc* inputs) const;
   void require_weight(const ConvShape& shape, const TensorDesc* inputs) const;
 
-  Places at_;
+  cuda::ConvPlaces at_;
   cuda::WeightKind kind_;
   Activation activation_;
   ConvArguments arguments_;  // `input` is not set

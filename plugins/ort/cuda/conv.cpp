@@ -1,8 +1,5 @@
 #include "ort/cuda/conv.h"
 
-#include <algorithm>
-#include <string_view>
-
 #include "core/packing.h"
 #include "kernels/cuda/launch.h"
 
@@ -15,44 +12,18 @@ using cuda::ConvBuffers;
 using cuda::ConvProblem;
 using cuda::WeightKind;
 
-// Inputs tell the kinds apart, but not the width of the codes.
-WeightKind kind_of(const OpSpec& spec) {
-  if (input_index(spec, "Th") >= 0) return WeightKind::kBinary;
-  if (input_index(spec, "W") >= 0) return WeightKind::kSign;
-  return std::string_view(spec.name) == "CodebookConv" ? WeightKind::kCodebook8
-                                                       : WeightKind::kCodebook16;
-}
-
 Choice choose(const ConvProblem& problem, const Device& device) {
   Choice choice{};
-  if (cuda::conv_tactics(problem, device.compute_capability, &choice.tactic, 1) < 1) {
-    throw Failure("there is no kernel for a GPU of compute capability " +
-                      std::to_string(device.compute_capability / 10) + "." +
-                      std::to_string(device.compute_capability % 10),
-                  ErrorCode::kRuntimeException);
-  }
+  require_kernel(cuda::conv_tactics(problem, device.compute_capability, &choice.tactic, 1), device);
   choice.workspace_bytes = cuda::conv_workspace_bytes(problem, choice.tactic);
   return choice;
 }
 
 }  // namespace
 
-Conv::Places::Places(const OpSpec& spec)
-    : x(input_index(spec, "X")),
-      weight(std::max(input_index(spec, "W"), input_index(spec, "Codes"))),
-      codebook(input_index(spec, "CB")),
-      threshold(input_index(spec, "Th")),
-      scale(input_index(spec, "S")),
-      bias(input_index(spec, "B")),
-      residual(input_index(spec, "R")),
-      slope(input_index(spec, "Slope")),
-      shift(input_index(spec, "Shift")),
-      low(input_index(spec, "Lo")),
-      high(input_index(spec, "Hi")) {}
-
 Conv::Conv(const OpSpec& spec, const KernelInfo& info)
     : at_(spec),
-      kind_(kind_of(spec)),
+      kind_(cuda::weight_kind(spec)),
       activation_(activation_of(spec)),
       attributes_(read_conv_attributes(info)) {
   smallest_shape(attributes_);  // throws where no input at all could be right

@@ -11,6 +11,7 @@
 
 #include "core/conv_shape.h"
 #include "core/op_spec.h"
+#include "kernels/cuda/conv_op.h"
 #include "kernels/cuda/problem.h"
 #include "ort/binding.h"
 #include "ort/conv_node.h"
@@ -31,18 +32,11 @@ class Conv {
   }
 
  private:
-  // Places of the op's inputs; -1 where it has none of that name.
-  struct Places {
-    explicit Places(const OpSpec& spec);
-
-    int x, weight, codebook, threshold, scale, bias, residual, slope, shift, low, high;
-  };
-
   // Checks all inputs and fills in what of a problem and its buffers they are.
   void read(const KernelContext& context, cuda::ConvProblem& problem,
             cuda::ConvBuffers& buffers) const;
 
-  Places at_;
+  cuda::ConvPlaces at_;
   cuda::WeightKind kind_;
   Activation activation_;
   ConvArguments attributes_;

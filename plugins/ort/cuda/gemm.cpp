@@ -19,12 +19,7 @@ constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
 
 Choice choose(const GemmProblem& problem, const Device& device) {
   Choice choice{};
-  if (cuda::gemm_tactics(problem, device.compute_capability, &choice.tactic, 1) < 1) {
-    throw Failure("there is no kernel for a GPU of compute capability " +
-                      std::to_string(device.compute_capability / 10) + "." +
-                      std::to_string(device.compute_capability % 10),
-                  ErrorCode::kRuntimeException);
-  }
+  require_kernel(cuda::gemm_tactics(problem, device.compute_capability, &choice.tactic, 1), device);
   choice.workspace_bytes = cuda::gemm_workspace_bytes(problem, choice.tactic);
   return choice;
 }

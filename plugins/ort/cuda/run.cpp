@@ -20,6 +20,14 @@ std::uintptr_t address(const void* pointer) { return reinterpret_cast<std::uintp
 
 }  // namespace
 
+void require_kernel(int found, const Device& device) {
+  if (found > 0) return;
+  throw Failure("there is no kernel for a GPU of compute capability " +
+                    std::to_string(device.compute_capability / 10) + "." +
+                    std::to_string(device.compute_capability % 10),
+                ErrorCode::kRuntimeException);
+}
+
 void check_cuda(cudaError_t error, const char* attempt) {
   if (error == cudaSuccess) return;
   throw Failure(std::string(attempt) + " failed with " + cudaGetErrorName(error) + " (" +

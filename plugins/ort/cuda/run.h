@@ -23,6 +23,9 @@ struct Device {
 };
 Device current_device();
 
+// Throws a Failure where the device has none of the kernels that were looked for.
+void require_kernel(int found, const Device& device);
+
 // Throws a Failure that says what was tried and how CUDA calls the error; nothing on success.
 void check_cuda(cudaError_t error, const char* attempt);
 
