@@ -13,6 +13,7 @@
 
 #include "core/conv_shape.h"
 #include "kernels/cpu/avx2_pack.h"
+#include "kernels/cpu/lookup_layout.h"
 #include "kernels/cpu/lookup_tables.h"
 #include "kernels/cpu/lookup_weights.h"
 #include "kernels/cpu/output_tiles.h"
@@ -57,6 +58,7 @@ struct Vector {
   static constexpr auto pack_plane = avx2::pack_plane;
 
   // Takes the four sums of each pair of bytes apart; see lookup_inner.h.
+  template <bool kFirst>
   static void add_counts(Bytes sums, Bytes shifted, std::uint16_t* channel0,
                          std::uint16_t* channel1) {
     const Bytes byte = _mm256_set1_epi16(0xff);
@@ -65,10 +67,10 @@ struct Vector {
         _mm256_sub_epi16(_mm256_srli_epi16(sums, 8), _mm256_slli_epi16(o1, 4)), byte);
     const Bytes e1 = _mm256_and_si256(_mm256_sub_epi16(shifted, _mm256_slli_epi16(o0, 4)), byte);
     const Bytes e0 = _mm256_and_si256(_mm256_sub_epi16(sums, _mm256_slli_epi16(e1, 4)), byte);
-    add_to(channel0, e0);
-    add_to(channel0 + kPixels / 2, o0);
-    add_to(channel1, e1);
-    add_to(channel1 + kPixels / 2, o1);
+    add_to<kFirst>(channel0, e0);
+    add_to<kFirst>(channel0 + kPixels / 2, o0);
+    add_to<kFirst>(channel1, e1);
+    add_to<kFirst>(channel1 + kPixels / 2, o1);
   }
 
   // Brings a vector's counters, those of the even pixels before those of the odd ones, into order.
@@ -82,8 +84,9 @@ struct Vector {
   }
 
  private:
+  template <bool kFirst>
   static void add_to(std::uint16_t* counters, Bytes counts) {
-    store(counters, _mm256_add_epi16(load(counters), counts));
+    store(counters, kFirst ? counts : _mm256_add_epi16(load(counters), counts));
   }
 };
 

@@ -7,8 +7,7 @@
 #include <cstring>
 
 #include "core/conv_shape.h"
-#include "kernels/cpu/lookup_weights.h"
-#include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/lookup_layout.h"
 #include "kernels/cpu/target.h"
 
 BITEXPORT_TARGET_BEGIN("avx2")
@@ -58,14 +57,25 @@ struct Encoder {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(even), sorted);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(odd), _mm_unpackhi_epi64(sorted, sorted));
   }
+
+  static void merge(const std::uint8_t* codes, const std::uint8_t* mask, std::int64_t count,
+                    std::uint8_t* out) {
+    const auto load = [](const std::uint8_t* bytes) {
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+    };
+    for (std::int64_t i = 0; i < count; i += kPixels) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
+                          _mm256_or_si256(load(codes + i), load(mask + i)));
+    }
+  }
 };
 
 }  // namespace
 
-void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
-                std::int32_t channels, const float* threshold, std::uint8_t* codes,
+void pack_plane(const ConvShape& shape, const LookupLayout& layout, const float* x,
+                std::int32_t channels, const float* threshold, std::uint8_t* scratch,
                 std::uint8_t* plane) {
-  pack_codes<Encoder>(shape, layout, x, channels, threshold, codes, plane);
+  pack_codes<Encoder>(shape, layout, x, channels, threshold, scratch, plane);
 }
 
 }  // namespace avx2

@@ -1,4 +1,4 @@
-// Packs activations into codes of four channels (see plane_layout.h).
+// Packs activations into codes of four channels (see lookup_layout.h).
 
 #ifndef BITEXPORT_KERNELS_CPU_AVX2_PACK_H_
 #define BITEXPORT_KERNELS_CPU_AVX2_PACK_H_
@@ -6,16 +6,16 @@
 #include <cstdint>
 
 #include "core/conv_shape.h"
-#include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/lookup_layout.h"
 
 namespace bitexport {
 namespace cpu {
 namespace avx2 {
 
 // x: `channels` (at most 4) images [H, W], one after the other; threshold [channels].
-// codes: scratch of H * W bytes and kPlaneSlack. plane: layout.plane.
-void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
-                std::int32_t channels, const float* threshold, std::uint8_t* codes,
+// scratch: layout.scratch_bytes(). plane: layout.plane_bytes().
+void pack_plane(const ConvShape& shape, const LookupLayout& layout, const float* x,
+                std::int32_t channels, const float* threshold, std::uint8_t* scratch,
                 std::uint8_t* plane);
 
 }  // namespace avx2

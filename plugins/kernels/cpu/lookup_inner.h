@@ -23,14 +23,15 @@ namespace {
 // Groups whose counts, at most 12 each, fit 8 bits.
 constexpr std::int32_t kGroupsPerFlush = 21;
 
-// Adds the mismatches of `groups` groups of codes to the counters of two output channels.
+// Adds the mismatches of `groups` groups of codes, at least one, to the counters of two output
+// channels, which start at 0 where `first`.
 //
 // codes [groups * kLookupGroup, kVectors * Vector::kPixels]; weights [groups * kLookupGroup] bytes;
 // counters [2, kVectors * Vector::kPixels], aligned to a vector, those of a vector of pixels in the
 // order that Vector::interleave mends.
 template <typename Vector, int kVectors>
 inline void count_mismatches(const std::uint8_t* codes, const std::uint8_t* weights,
-                             std::int32_t groups, std::uint16_t* counters) {
+                             std::int32_t groups, bool first, std::uint16_t* counters) {
   constexpr std::int32_t kRow = kVectors * Vector::kPixels;
   const LookupTable* const table = lookup_tables();
   while (groups > 0) {
@@ -56,10 +57,14 @@ inline void count_mismatches(const std::uint8_t* codes, const std::uint8_t* weig
       codes += kLookupGroup * kRow;
       weights += kLookupGroup;
     }
-    for (int v = 0; v < kVectors; ++v) {
-      Vector::add_counts(sums[v], shifted[v], counters + v * Vector::kPixels,
-                         counters + kRow + v * Vector::kPixels);
-    }
+    const auto flush = [&](auto is_first) {
+      for (int v = 0; v < kVectors; ++v) {
+        std::uint16_t* channel0 = counters + v * Vector::kPixels;
+        Vector::template add_counts<is_first.value>(sums[v], shifted[v], channel0, channel0 + kRow);
+      }
+    };
+    first ? flush(std::true_type{}) : flush(std::false_type{});
+    first = false;
     groups -= batch;
   }
 }

@@ -1,4 +1,4 @@
-// Packs activations into codes of four channels; see plane_layout.h.
+// Packs activations into codes of four channels; see lookup_layout.h.
 //
 // To be included once in a file per instruction set, between the lines of target.h. It has a type
 // with
@@ -7,11 +7,16 @@
 //                        const float* threshold, std::uint8_t* codes)
 //
 // for x [channels, pixels] and threshold [channels], which sets bit j of codes[i] where channel j's
-// pixel i is at or above its threshold, and
+// pixel i is at or above its threshold,
 //
 //     static void split(const std::uint8_t* codes, std::uint8_t* even, std::uint8_t* odd)
 //
-// which takes 16 codes apart.
+// which takes 16 codes apart, and
+//
+//     static void merge(const std::uint8_t* codes, const std::uint8_t* mask, std::int64_t count,
+//                       std::uint8_t* out)
+//
+// which writes codes | mask, in whole vectors of at most kCodeSlack bytes.
 
 namespace bitexport {
 namespace cpu {
@@ -38,45 +43,61 @@ std::uint8_t code_of(const float* x, std::int64_t pixels, std::int32_t channels,
   return static_cast<std::uint8_t>(code);
 }
 
-// Sorts a row's codes by the phase of their columns.
+// Sorts the codes of an image [H, W] by the remainder of their columns: [stride, H, in_width].
 template <typename Encoder>
-void scatter(const std::uint8_t* codes, std::int32_t width, std::int32_t stride,
-             std::int32_t pad_begin, const PlaneLayout& layout, std::uint8_t* row) {
-  const auto target = [&](std::int32_t column) {
-    return row + layout.column_offset(std::int64_t{column} + pad_begin, stride);
-  };
-  std::int32_t done = 0;
-  if (stride == 2) {
-    for (; done + 16 <= width; done += 16) {
-      Encoder::split(codes + done, target(done), target(done + 1));
+void sort_columns(const ConvShape& shape, const LookupLayout& layout, const std::uint8_t* codes,
+                  std::uint8_t* sorted) {
+  const std::int32_t width = shape.horizontal.size;
+  const std::int32_t stride = shape.horizontal.stride;
+  for (std::int32_t row = 0; row < shape.vertical.size; ++row) {
+    const std::uint8_t* in = codes + std::int64_t{row} * width;
+    std::uint8_t* out = sorted + row * layout.in_width();
+    if (stride == 2) {
+      // What is written past a row is written again by the next one.
+      for (std::int32_t i = 0; i < width; i += 16) {
+        Encoder::split(in + i, out + i / 2, out + layout.sorted_phase() + i / 2);
+      }
+      continue;
     }
-  }
-  // Column by column of one phase, so that the writes are neighbours.
-  for (std::int32_t first = done; first < done + stride && first < width; ++first) {
-    std::uint8_t* out = target(first);
-    for (std::int32_t column = first; column < width; column += stride) *out++ = codes[column];
+    for (std::int32_t first = 0; first < stride; ++first) {
+      std::uint8_t* to = out + first * layout.sorted_phase();
+      for (std::int32_t column = first; column < width; column += stride) *to++ = in[column];
+    }
   }
 }
 
 // x: `channels` (at most 4) images [H, W], one after the other; threshold [channels].
-// codes: scratch of H * W bytes and kPlaneSlack. plane: layout.plane.
+// scratch: layout.scratch_bytes(). plane: layout.plane_bytes().
 template <typename Encoder>
-void pack_codes(const ConvShape& shape, const PlaneLayout& layout, const float* x,
-                std::int32_t channels, const float* threshold, std::uint8_t* codes,
+void pack_codes(const ConvShape& shape, const LookupLayout& layout, const float* x,
+                std::int32_t channels, const float* threshold, std::uint8_t* scratch,
                 std::uint8_t* plane) {
-  const std::int32_t height = shape.vertical.size;
-  const std::int32_t width = shape.horizontal.size;
-  const std::int32_t stride = shape.horizontal.stride;
-  Encoder::encode(x, std::int64_t{height} * width, channels, threshold, codes);
-  std::memset(plane, kPaddingCode, static_cast<std::size_t>(layout.plane));
-  for (std::int32_t row = 0; row < height; ++row) {
-    std::uint8_t* out = plane + (row + shape.vertical.pad_begin) * layout.row;
-    const std::uint8_t* in = codes + std::int64_t{row} * width;
-    if (stride == 1) {
-      std::memcpy(out + shape.horizontal.pad_begin, in, static_cast<std::size_t>(width));
-      continue;
+  const ConvAxis& vertical = shape.vertical;
+  std::uint8_t* image = scratch + layout.image_offset();
+  Encoder::encode(x, std::int64_t{vertical.size} * shape.horizontal.size, channels, threshold,
+                  image);
+  if (shape.horizontal.stride > 1) {
+    sort_columns<Encoder>(shape, layout, image, scratch + layout.sorted_offset());
+  }
+  const std::int64_t width = layout.width();
+  const std::int64_t step = layout.rows_at_once();
+  for (std::int32_t kw = 0; kw < shape.horizontal.kernel; ++kw) {
+    const std::uint8_t* source = scratch + layout.source_offset(kw);
+    const std::uint8_t* mask = layout.mask(kw);
+    // In the order of the memory: each copy may write past its end.
+    for (std::int32_t phase = 0; phase < layout.phases(); ++phase) {
+      std::uint8_t* out = plane + kw * layout.copy_bytes() + phase * layout.rows() * width;
+      const std::int64_t begin = layout.row_at(phase, 0);
+      const std::int64_t end = layout.row_at(phase, vertical.size);
+      std::memset(out, kPaddingCode, static_cast<std::size_t>(begin * width));
+      for (std::int64_t row = begin; row < end; row += step) {
+        const std::int64_t y = layout.origin(phase) + row * vertical.stride;
+        Encoder::merge(source + y * layout.in_width(), mask, std::min(step, end - row) * width,
+                       out + row * width);
+      }
+      std::memset(out + end * width, kPaddingCode,
+                  static_cast<std::size_t>((layout.rows() - end) * width));
     }
-    scatter<Encoder>(in, width, stride, shape.horizontal.pad_begin, layout, out);
   }
 }
 

@@ -1,5 +1,5 @@
 // The look-up kernels: output pixels beside each other, four channels a look-up, two output
-// channels at once (lookup_inner.h), on planes of codes (plane_layout.h).
+// channels at once (lookup_inner.h), on planes of codes (lookup_layout.h).
 //
 // A unit takes a tile of output pixels and some pairs of output channels of one group. Per block of
 // taps it copies the tile's codes together, which stay in the first cache while all pairs run over
@@ -30,12 +30,11 @@ class LookupPlan final : public BinaryConvPlan {
  public:
   LookupPlan(const ConvShape& shape, std::shared_ptr<const LookupWeights> weights)
       : shape_(shape),
-        layout_(shape, kChannelsPerCode),
+        layout_(shape),
         weights_(std::move(weights)),
         pixels_(output_pixels(shape)),
         vectors_(std::min(kMostVectors, divided_up(pixels_, Vector::kPixels))),
         tiles_(divided_up(pixels_, vectors_ * Vector::kPixels)),
-        gathered_(tiles_ == 1),
         pairs_(std::min(kCounters / (2 * vectors_ * Vector::kPixels),
                         divided_up(weights_->pairs * tiles_, kFewestUnits))),
         chunks_(divided_up(weights_->pairs, pairs_)) {
@@ -45,29 +44,30 @@ class LookupPlan final : public BinaryConvPlan {
                                           shape.valid_taps(pixel / width, pixel % width)));
     }
     valid_.resize(static_cast<std::size_t>(tiles_ * vectors_ * Vector::kPixels));
-    runs_ = output_runs(shape, layout_, vectors_ * Vector::kPixels);
+    for (std::int32_t tap = 0; tap < shape.taps(); ++tap) {
+      tap_offsets_.push_back(layout_.tap_offset(tap));
+    }
   }
 
   std::size_t workspace_bytes() const override {
-    return static_cast<std::size_t>(gathered_offset() +
-                                    (gathered_ ? shape_.group * gathered_bytes() : 0));
+    return static_cast<std::size_t>(planes() * (layout_.plane_bytes() + layout_.scratch_bytes()));
   }
   std::int32_t pack_units() const override { return planes(); }
   std::int32_t conv_units() const override { return shape_.group * chunks_ * tiles_; }
 
   void pack(std::int32_t plane, const float* x, const float* threshold,
             void* workspace) const override {
-    const std::int32_t group = plane / layout_.planes_per_group;
-    const std::int32_t first = plane % layout_.planes_per_group * kChannelsPerCode;
+    const std::int32_t group = plane / layout_.planes_per_group();
+    const std::int32_t first = plane % layout_.planes_per_group() * kChannelsPerCode;
     const std::int32_t channel = group * shape_.in_channels_per_group() + first;
     const std::int32_t channels =
         std::min(kChannelsPerCode, shape_.in_channels_per_group() - first);
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
-    auto* planes_begin = static_cast<std::uint8_t*>(workspace);
-    std::uint8_t* codes = planes_begin + planes() * layout_.plane + plane * codes_bytes();
-    Vector::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, codes,
-                       planes_begin + plane * layout_.plane);
-    if (gathered_) gather_plane(plane, planes_begin);
+    auto* codes = static_cast<std::uint8_t*>(workspace);
+    std::uint8_t* scratch =
+        codes + planes() * layout_.plane_bytes() + plane * layout_.scratch_bytes();
+    Vector::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, scratch,
+                       codes + plane * layout_.plane_bytes());
   }
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
@@ -92,17 +92,7 @@ class LookupPlan final : public BinaryConvPlan {
   }
 
  private:
-  // The codes of an image of one tile, gathered per group while it is packed: [taps, tile].
-  std::int64_t gathered_offset() const { return planes() * (layout_.plane + codes_bytes()); }
-  std::int64_t gathered_bytes() const {
-    return std::int64_t{weights_->taps} * vectors_ * Vector::kPixels;
-  }
-
-  std::int32_t planes() const { return shape_.group * layout_.planes_per_group; }
-  std::int64_t codes_bytes() const {
-    const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
-    return (image + kPlaneSlack + 63) / 64 * 64;
-  }
+  std::int32_t planes() const { return shape_.group * layout_.planes_per_group(); }
 
   // Calls store(co, first pixel, pixels, counters) for every output channel of a unit.
   template <typename Store>
@@ -132,28 +122,23 @@ class LookupPlan final : public BinaryConvPlan {
     const std::int32_t group = unit / tiles_ / chunks_;
     const std::int32_t first_pair = chunk * pairs_;
     const std::int32_t pairs = std::min(pairs_, weights_->pairs - first_pair);
-    // A copy's slack: the last run of a row may be copied past its end.
-    alignas(64) std::uint8_t codes[kBlockRows * kPixels + Vector::kPixels];
+    const std::int32_t pixel = tile * vectors_ * Vector::kPixels;
+    const auto* planes = static_cast<const std::uint8_t*>(workspace) +
+                         group * layout_.planes_per_group() * layout_.plane_bytes() + pixel;
+    alignas(64) std::uint8_t codes[kBlockRows * kPixels];
     alignas(64) std::uint16_t counters[kCounters];
-    std::memset(counters, 0, sizeof(counters[0]) * static_cast<std::size_t>(pairs) * 2 * kPixels);
     for (std::int32_t first = 0; first < weights_->taps; first += kBlockRows) {
       const std::int32_t rows = std::min(kBlockRows, weights_->taps - first);
-      const auto* packed = static_cast<const std::uint8_t*>(workspace);
-      const std::uint8_t* block = codes;
-      if (gathered_) {
-        block = packed + gathered_offset() + group * gathered_bytes() + first * kPixels;
-      } else {
-        gather<kVectors>(group, tile, first, rows, packed, codes);
-      }
+      gather<kVectors>(planes, first, rows, codes);
       for (std::int32_t pair = 0; pair < pairs; ++pair) {
-        count_mismatches<Vector, kVectors>(block, weights_->row(group, first_pair + pair) + first,
-                                           rows / kLookupGroup, counters + pair * 2 * kPixels);
+        count_mismatches<Vector, kVectors>(codes, weights_->row(group, first_pair + pair) + first,
+                                           rows / kLookupGroup, first == 0,
+                                           counters + pair * 2 * kPixels);
       }
     }
     for (std::int32_t i = 0; i < pairs * 2 * kVectors; ++i) {
       Vector::interleave(counters + i * Vector::kPixels);
     }
-    const std::int32_t pixel = tile * vectors_ * Vector::kPixels;
     const std::int32_t count = std::min(kPixels, pixels_ - pixel);
     const std::int32_t channels = shape_.out_channels_per_group();
     for (std::int32_t i = 2 * first_pair; i < std::min(channels, 2 * (first_pair + pairs)); ++i) {
@@ -164,54 +149,25 @@ class LookupPlan final : public BinaryConvPlan {
 
   // Copies the codes of a tile under the taps first .. first + rows - 1 together.
   template <int kVectors>
-  void gather(std::int32_t group, std::int32_t tile, std::int32_t first, std::int32_t rows,
-              const std::uint8_t* workspace, std::uint8_t* codes) const {
+  void gather(const std::uint8_t* planes, std::int32_t first, std::int32_t rows,
+              std::uint8_t* codes) const {
     constexpr std::int32_t kPixels = kVectors * Vector::kPixels;
     const std::int32_t taps = shape_.taps();
-    const std::int32_t used = layout_.planes_per_group * taps;
-    const Runs& runs = runs_[static_cast<std::size_t>(tile)];
-    for (std::int32_t i = 0; i < rows; ++i, codes += kPixels) {
-      const std::int32_t tap = first + i;
-      if (tap >= used) {
-        // Fills the last group of look-ups up, and counts nothing.
-        std::memset(codes, kPaddingCode, kPixels);
-        continue;
+    const std::int32_t last = std::min(first + rows, layout_.planes_per_group() * taps);
+    std::int32_t tap = first % taps;
+    const std::uint8_t* plane = planes + first / taps * layout_.plane_bytes();
+    for (std::int32_t i = first; i < last; ++i, codes += kPixels) {
+      const std::uint8_t* source = plane + tap_offsets_[static_cast<std::size_t>(tap)];
+      for (int v = 0; v < kVectors; ++v) {
+        Vector::copy(source + v * Vector::kPixels, codes + v * Vector::kPixels);
       }
-      const std::int64_t plane = std::int64_t{group} * layout_.planes_per_group + tap / taps;
-      gather_tap(workspace + plane * layout_.plane, tap % taps, runs, codes);
-    }
-  }
-
-  // The same for the one tile of an image, for the taps of one plane. Other planes are gathered
-  // into the neighbouring memory at the same time: nothing is written past the end.
-  void gather_plane(std::int32_t plane, std::uint8_t* workspace) const {
-    const std::int32_t pitch = vectors_ * Vector::kPixels;
-    const std::int32_t taps = shape_.taps();
-    const std::int32_t group = plane / layout_.planes_per_group;
-    const std::int32_t first = plane % layout_.planes_per_group * taps;
-    std::uint8_t* codes = workspace + gathered_offset() + group * gathered_bytes();
-    for (std::int32_t tap = 0; tap < taps; ++tap) {
-      alignas(64) std::uint8_t row[(kMostVectors + 1) * Vector::kPixels];
-      gather_tap(workspace + plane * layout_.plane, tap, runs_[0], row);
-      std::memcpy(codes + std::int64_t{first + tap} * pitch, row, static_cast<std::size_t>(pitch));
-    }
-    const std::int32_t used = layout_.planes_per_group * taps;
-    if (first + taps == used) {
-      // Fills the last group of look-ups up, and counts nothing.
-      std::memset(codes + std::int64_t{used} * pitch, kPaddingCode,
-                  static_cast<std::size_t>((weights_->taps - used) * pitch));
-    }
-  }
-
-  // Copies a tile's codes under one tap of a plane together; writes up to a vector past them.
-  void gather_tap(const std::uint8_t* plane, std::int32_t tap, const Runs& runs,
-                  std::uint8_t* codes) const {
-    const std::uint8_t* source = plane + layout_.tap_offset(shape_, tap);
-    for (const Run& run : runs) {
-      for (std::int32_t done = 0; done < run.length; done += Vector::kPixels) {
-        Vector::copy(source + run.source + done, codes + run.first + done);
+      if (++tap == taps) {
+        tap = 0;
+        plane += layout_.plane_bytes();
       }
     }
+    // Fills the last group of look-ups up, and counts nothing.
+    std::memset(codes, kPaddingCode, static_cast<std::size_t>(first + rows - last) * kPixels);
   }
 
   void store(std::int32_t co, std::int32_t pixel, std::int32_t count, const std::uint16_t* counters,
@@ -268,16 +224,15 @@ class LookupPlan final : public BinaryConvPlan {
 #endif
 
   ConvShape shape_;
-  PlaneLayout layout_;
+  LookupLayout layout_;
   std::shared_ptr<const LookupWeights> weights_;
   std::int32_t pixels_;   // Ho * Wo
   std::int32_t vectors_;  // of pixels in a tile
   std::int32_t tiles_;
-  bool gathered_;             // while packing, as there is one tile
   std::int32_t pairs_;        // of output channels in a unit, at most
   std::int32_t chunks_;       // of pairs of output channels
   std::vector<float> valid_;  // C * n_valid of every output pixel
-  std::vector<Runs> runs_;    // of every tile
+  std::vector<std::int64_t> tap_offsets_;
 };
 
 template <typename Vector>

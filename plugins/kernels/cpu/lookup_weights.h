@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/conv_shape.h"
+#include "kernels/cpu/lookup_layout.h"
 #include "kernels/cpu/plane_layout.h"
 
 namespace bitexport {
@@ -15,10 +16,6 @@ namespace cpu {
 
 // Look-ups whose counts are added before the two halves of the byte are taken apart.
 inline constexpr std::int32_t kLookupGroup = 3;
-
-// The codes of the look-up kernels: four channels, and 0x80 on the padding around the image.
-inline constexpr std::int32_t kChannelsPerCode = 4;
-inline constexpr std::uint8_t kPaddingCode = 0x80;
 
 // Weight codes [group, pairs, taps rounded up to whole look-up groups].
 struct LookupWeights {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/conv_shape.h"
+#include "kernels/cpu/lookup_layout.h"
 #include "kernels/cpu/lookup_tables.h"
 #include "kernels/cpu/lookup_weights.h"
 #include "kernels/cpu/neon_compare.h"
@@ -49,19 +50,20 @@ struct Vector {
   // NEON shifts bytes: the sums of the second channel are there at once.
   static Bytes add_shifted(Bytes sums, Bytes a) { return vsraq_n_u8(sums, a, 4); }
 
+  template <bool kFirst>
   static void add_counts(Bytes sums, Bytes second, std::uint16_t* channel0,
                          std::uint16_t* channel1) {
-    add_to(channel0, vsubq_u8(sums, vshlq_n_u8(second, 4)));
-    add_to(channel1, second);
+    add_to<kFirst>(channel0, vsubq_u8(sums, vshlq_n_u8(second, 4)));
+    add_to<kFirst>(channel1, second);
   }
 
   // Counters are in order.
   static void interleave(std::uint16_t*) {}
 
-  static void pack_plane(const ConvShape& shape, const PlaneLayout& layout, const float* x,
-                         std::int32_t channels, const float* threshold, std::uint8_t* codes,
+  static void pack_plane(const ConvShape& shape, const LookupLayout& layout, const float* x,
+                         std::int32_t channels, const float* threshold, std::uint8_t* scratch,
                          std::uint8_t* plane) {
-    pack_codes<Vector>(shape, layout, x, channels, threshold, codes, plane);
+    pack_codes<Vector>(shape, layout, x, channels, threshold, scratch, plane);
   }
 
   static void encode(const float* x, std::int64_t pixels, std::int32_t channels,
@@ -85,10 +87,21 @@ struct Vector {
     vst1_u8(odd, apart.val[1]);
   }
 
+  static void merge(const std::uint8_t* codes, const std::uint8_t* mask, std::int64_t count,
+                    std::uint8_t* out) {
+    for (std::int64_t i = 0; i < count; i += kPixels) {
+      vst1q_u8(out + i, vorrq_u8(vld1q_u8(codes + i), vld1q_u8(mask + i)));
+    }
+  }
+
  private:
+  template <bool kFirst>
   static void add_to(std::uint16_t* counters, Bytes counts) {
-    vst1q_u16(counters, vaddw_u8(vld1q_u16(counters), vget_low_u8(counts)));
-    vst1q_u16(counters + 8, vaddw_u8(vld1q_u16(counters + 8), vget_high_u8(counts)));
+    const auto add = [](std::uint16_t* to, uint8x8_t eight) {
+      vst1q_u16(to, kFirst ? vmovl_u8(eight) : vaddw_u8(vld1q_u16(to), eight));
+    };
+    add(counters, vget_low_u8(counts));
+    add(counters + 8, vget_high_u8(counts));
   }
 };
 
