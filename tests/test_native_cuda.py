@@ -146,6 +146,7 @@ def test_the_library_exports_what_the_cpu_s_does_and_imports_nothing_of_cuda(lib
     symbols = plugins_build.run(["nm", "-D", "--defined-only", library])
     assert [line.split()[-1] for line in symbols.splitlines()] == [
         "BitexportCpuKernel",
+        "BitexportCpuOps",
         "RegisterCustomOps",
     ]
     dynamic = plugins_build.run(["readelf", "-dW", library])

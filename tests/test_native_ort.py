@@ -332,6 +332,18 @@ def test_diagnosis_names_the_kernel(library, monkeypatch):
     assert found.fix
 
 
+def test_a_library_without_all_kernels_is_refused(tmp_path, monkeypatch):
+    """ONNX Runtime itself would run the bodies of the ops that are not there, and say nothing."""
+    source, old = tmp_path / "old.cpp", tmp_path / "old.so"
+    source.write_text('extern "C" const char* BitexportCpuOps() { return "BinaryConv"; }\n')
+    plugins_build.run([os.environ.get("CXX", "c++"), "-shared", "-fPIC", "-o", old, source])
+    monkeypatch.setenv("BITEXPORT_OP_LIBRARY", str(old))
+    node = binary_node("BinaryConv", 40, 12, (3, 3), SAME)
+    with pytest.raises(RuntimeFailure, match=r"without kernels for BinaryConvAdd, .*Install"):
+        bitexport.session(serialized(node))
+    assert not OnnxRuntime(native=True).availability().ok
+
+
 # ---- The library as a file ----------------------------------------------------------------------
 
 
@@ -344,10 +356,11 @@ def test_session_uses_the_library(library, monkeypatch):
     assert np.array_equal(native.run(None, feed)[0], expected(node, feed["X"]))
 
 
-def test_the_library_exports_two_symbols_and_brings_its_runtime(library):
+def test_the_library_exports_three_symbols_and_brings_its_runtime(library):
     symbols = plugins_build.run(["nm", "-D", "--defined-only", library])
     assert [line.split()[-1] for line in symbols.splitlines()] == [
         "BitexportCpuKernel",
+        "BitexportCpuOps",
         "RegisterCustomOps",
     ]
     dynamic = plugins_build.run(["readelf", "-dW", library])

@@ -11,7 +11,11 @@ import numpy.typing as npt
 from bitexport.errors import RuntimeFailure
 from bitexport.runtimes.base import Arrays, Availability, ModelRefused
 from bitexport.runtimes.driver import first_gpu
-from bitexport.runtimes.libraries import cpu_kernel, cuda_op_library_path, op_library_path
+from bitexport.runtimes.libraries import (
+    cpu_kernel,
+    cuda_op_library_path,
+    op_library_of_this_version,
+)
 
 __all__ = ["OnnxRuntime", "profiling_session", "session"]
 
@@ -58,13 +62,13 @@ class OnnxRuntime:
         if not self._native:
             return Availability(self.name, True, detail)
         try:
-            path, kernel = op_library_path(), cpu_kernel()
+            path, kernel = op_library_of_this_version(), cpu_kernel()
         except RuntimeFailure as error:
             return Availability(self.name, False, error.got, error.fix)
         return Availability(self.name, True, f"{detail} with {path}, kernel {kernel}")
 
     def load(self, model: bytes, *, threads: int = 0) -> _Session:
-        """An inference session whose idle threads sleep instead of spinning."""
+        """An inference session whose threads sleep between runs instead of spinning."""
         self.availability().require()
         providers = [_CUDA, _CPU] if self._cuda else [_CPU]
         native = self._native or (self._cuda and _cuda_library() is not None)
@@ -95,23 +99,24 @@ def session(
             and the library is there.
         threads: ``intra_op_num_threads``; 0 lets ONNX Runtime choose.
         providers: Execution providers; the CPU by default.
-        spinning: Idle threads burn their core while they wait, as ONNX Runtime has it; sessions
-            that share a machine disturb each other that way.
+        spinning: Threads burn their cores for a while after each run, too, as ONNX Runtime has it;
+            sessions that take turns disturb each other that way.
 
     Raises:
-        RuntimeFailure: The op library is missing.
+        RuntimeFailure: The op library is missing, or of another version.
         ModelRefused: ONNX Runtime refuses the model.
     """
     cuda = _cuda_library() if native and _CUDA in (providers or ()) else None
     if cuda is None:
-        library = op_library_path() if native else None
+        library = op_library_of_this_version() if native else None
         return _open(model, _options(threads, spinning), library, providers)
     try:
         return _open(model, _options(threads, spinning), cuda, providers)
     except RuntimeFailure:
         # Where the provider does not start, ONNX Runtime goes on with the CPU, from which ops that
         # are registered for CUDA hide their bodies.
-        found = _open(model, _options(threads, spinning), op_library_path(), providers)
+        library = op_library_of_this_version()
+        found = _open(model, _options(threads, spinning), library, providers)
         if _CUDA in found.get_providers():
             raise
         return found
@@ -127,7 +132,8 @@ def profiling_session(model: bytes, native: bool, threads: int, prefix: str) -> 
     options = _options(threads, spinning=False)
     options.enable_profiling = True
     options.profile_file_prefix = prefix
-    return _open(model, options, op_library_path() if native else None, None)
+    library = op_library_of_this_version() if native else None
+    return _open(model, options, library, None)
 
 
 def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
@@ -137,7 +143,7 @@ def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL_ONLY
     if not spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 

@@ -50,6 +50,14 @@ OrtCustomOpDomain* domain_for(const Api& api, DefineOps define) {
   return domains.back()->get();
 }
 
+std::string names_of_cpu_ops() {
+  std::string names;
+  for (const OpSpec& spec : kOps) {
+    if (has_binary_activations(spec)) names += (names.empty() ? "" : " ") + std::string(spec.name);
+  }
+  return names;
+}
+
 }  // namespace
 
 std::vector<OpDefinition> define_cpu_ops(const Api& api) {
@@ -86,6 +94,16 @@ OrtStatus* register_ops(OrtSessionOptions* options, const ApiBase& base, std::ui
 extern "C" __attribute__((visibility("default"))) const char* BitexportCpuKernel() {
   try {
     return bitexport::cpu::isa_name(bitexport::cpu::chosen_isa());
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+// The ops with a kernel for the CPU, a space between them: what else a model holds runs its body.
+extern "C" __attribute__((visibility("default"))) const char* BitexportCpuOps() {
+  try {
+    static const std::string names = bitexport::ort::names_of_cpu_ops();
+    return names.c_str();
   } catch (...) {
     return nullptr;
   }

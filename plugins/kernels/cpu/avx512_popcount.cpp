@@ -27,7 +27,9 @@
 #include "kernels/cpu/target.h"
 #include "kernels/cpu/variants.h"
 
-BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512vpopcntdq")
+BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512vpopcntdq,prfchw")
+
+#include "kernels/cpu/fetch_ahead.h"
 
 namespace bitexport {
 namespace cpu {
@@ -36,6 +38,7 @@ namespace {
 constexpr std::int32_t kMostVectors = 4;       // of pixels, in a tile
 constexpr std::int64_t kTileBytes = 24 << 10;  // the first cache has 32 KB at least
 constexpr std::int32_t kFewestUnits = 8;       // so that some threads have work
+constexpr std::int32_t kMostTileUnits = 64;    // taking a unit takes time, too
 constexpr std::int32_t kFewestBlocks = 8;      // of a unit: a tile is copied for each
 constexpr std::int32_t kPackedPixels = 1024;   // of a unit, about
 
@@ -118,10 +121,17 @@ class PopcountPlan final : public BinaryConvPlan {
         tiles_(divided_up(pixels_, vectors_ * Words::kPixels)),
         direct_(shape.taps() == 1 && shape.vertical.stride == 1 && shape.horizontal.stride == 1 &&
                 layout_.row == shape.horizontal.size && layout_.rows == shape.vertical.size),
-        chunk_blocks_(std::max(std::min(kFewestBlocks, weights_->blocks),
-                               divided_up(weights_->blocks * tiles_, kFewestUnits))),
+        unit_tiles_(divided_up(tiles_, kMostTileUnits)),
+        tile_units_(divided_up(tiles_, unit_tiles_)),
+        chunk_blocks_(even_part(weights_->blocks,
+                                std::max(std::min(kFewestBlocks, weights_->blocks),
+                                         divided_up(weights_->blocks * tiles_, kFewestUnits)))),
         chunks_(divided_up(weights_->blocks, chunk_blocks_)),
-        pack_rows_(std::max(1, kPackedPixels / shape.horizontal.size)),
+        pack_rows_(
+            even_part(shape.vertical.size, std::max(1, kPackedPixels / shape.horizontal.size))),
+        pack_blocks_(divided_up(shape.vertical.size, pack_rows_)),
+        streamed_(std::int64_t{pixels_} * shape.out_channels * std::int64_t{sizeof(float)} >=
+                  avx512::kStreamedBytes),
         border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
         runs_(output_runs(shape, layout_, vectors_ * Words::kPixels)) {}
 
@@ -130,14 +140,14 @@ class PopcountPlan final : public BinaryConvPlan {
            sizeof(Word);
   }
   std::int32_t pack_units() const override {
-    return shape_.group * layout_.planes_per_group * row_blocks();
+    return shape_.group * layout_.planes_per_group * pack_blocks_;
   }
-  std::int32_t conv_units() const override { return shape_.group * chunks_ * tiles_; }
+  std::int32_t conv_units() const override { return shape_.group * chunks_ * tile_units_; }
 
   void pack(std::int32_t unit, const float* x, const float* threshold,
             void* workspace) const override {
-    const std::int32_t plane = unit / row_blocks();
-    const std::int32_t row = unit % row_blocks() * pack_rows_;
+    const std::int32_t plane = unit / pack_blocks_;
+    const std::int32_t row = unit % pack_blocks_ * pack_rows_;
     const std::int32_t group = plane / layout_.planes_per_group;
     const std::int32_t first = plane % layout_.planes_per_group * kWordChannels<Word>;
     const std::int32_t channel = group * shape_.in_channels_per_group() + first;
@@ -155,14 +165,15 @@ class PopcountPlan final : public BinaryConvPlan {
           _mm512_mul_ps(_mm512_set1_ps(epilogue.scale[co]), _mm512_cvtepi32_ps(accumulator));
       return _mm512_add_ps(scaled, _mm512_set1_ps(epilogue.bias[co]));
     };
+    const Streams streams = {y, epilogue.residual};
     if (epilogue.residual == nullptr) {
-      run_unit(unit, workspace,
+      run_unit(unit, workspace, streams,
                [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
-                 const __m512 value = activated(epilogue, co, sum_of(co, accumulator));
-                 _mm512_mask_storeu_ps(y + index, lanes, value);
+                 const __m512 t = sum_of(co, accumulator);
+                 _mm512_mask_storeu_ps(y + index, lanes, activated(epilogue, co, t));
                });
     } else {
-      run_unit(unit, workspace,
+      run_unit(unit, workspace, streams,
                [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
                  const __m512 r = _mm512_maskz_loadu_ps(lanes, epilogue.residual + index);
                  const __m512 t = _mm512_add_ps(sum_of(co, accumulator), r);
@@ -173,7 +184,7 @@ class PopcountPlan final : public BinaryConvPlan {
 
   void accumulate(std::int32_t unit, const void* workspace,
                   std::int32_t* accumulators) const override {
-    run_unit(unit, workspace,
+    run_unit(unit, workspace, {},
              [&](std::int32_t, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
                _mm512_mask_storeu_epi32(accumulators + index, lanes, accumulator);
              });
@@ -195,6 +206,11 @@ class PopcountPlan final : public BinaryConvPlan {
     return t;
   }
 
+  // `all` in parts of at most `most`, all of about a size: how much a part has.
+  static std::int32_t even_part(std::int32_t all, std::int32_t most) {
+    return divided_up(all, divided_up(all, most));
+  }
+
   // As many as fit the first cache.
   static std::int32_t tile_vectors(std::int32_t pixels, std::int32_t rows) {
     const std::int64_t fitting = std::max<std::int64_t>(1, kTileBytes / 64 / rows);
@@ -202,14 +218,21 @@ class PopcountPlan final : public BinaryConvPlan {
     return static_cast<std::int32_t>(std::min<std::int64_t>(most, fitting));
   }
 
-  std::int32_t row_blocks() const { return divided_up(shape_.vertical.size, pack_rows_); }
-
   // Calls store(co, index in [Co, Ho, Wo], lanes, accumulators) for all vectors of a unit.
   template <typename Store>
-  void run_unit(std::int32_t unit, const void* workspace, Store store) const {
-    const std::int32_t tile = unit % tiles_;
-    const std::int32_t chunk = unit / tiles_ % chunks_;
-    const std::int32_t group = unit / tiles_ / chunks_;
+  void run_unit(std::int32_t unit, const void* workspace, const Streams& streams,
+                Store store) const {
+    const std::int32_t begin = unit % tile_units_ * unit_tiles_;
+    const std::int32_t chunk = unit / tile_units_ % chunks_;
+    const std::int32_t group = unit / tile_units_ / chunks_;
+    for (std::int32_t tile = begin; tile < std::min(tiles_, begin + unit_tiles_); ++tile) {
+      run_tile(tile, chunk, group, workspace, streams, store);
+    }
+  }
+
+  template <typename Store>
+  void run_tile(std::int32_t tile, std::int32_t chunk, std::int32_t group, const void* workspace,
+                const Streams& streams, Store store) const {
     const std::int32_t first = tile * vectors_ * Words::kPixels;
     const Word* planes = static_cast<const Word*>(workspace) +
                          std::int64_t{group} * layout_.planes_per_group * layout_.plane;
@@ -233,13 +256,13 @@ class PopcountPlan final : public BinaryConvPlan {
                          std::min(weights_->blocks, (chunk + 1) * chunk_blocks_)};
     switch (vectors) {
       case 1:
-        return run_blocks<1, 8>(words, pitch, place, store);
+        return run_blocks<1, 8>(words, pitch, place, streams, store);
       case 2:
-        return run_blocks<2, 8>(words, pitch, place, store);
+        return run_blocks<2, 8>(words, pitch, place, streams, store);
       case 3:
-        return run_blocks<3, 8>(words, pitch, place, store);
+        return run_blocks<3, 8>(words, pitch, place, streams, store);
       default:
-        return run_blocks<kMostVectors, 4>(words, pitch, place, store);
+        return run_blocks<kMostVectors, 4>(words, pitch, place, streams, store);
     }
   }
 
@@ -251,10 +274,17 @@ class PopcountPlan final : public BinaryConvPlan {
   };
 
   template <int kVectors, int kChannels, typename Store>
-  void run_blocks(const Word* words, std::int64_t pitch, const Place& place, Store store) const {
+  void run_blocks(const Word* words, std::int64_t pitch, const Place& place, const Streams& streams,
+                  Store store) const {
     const std::int32_t channels = shape_.out_channels_per_group();
     const Pixels<kVectors> pixels(*this, place.pixel);
     for (std::int32_t block = place.first_block; block < place.end_block; ++block) {
+      if (streamed_ && streams.y != nullptr) {
+        // What the next block writes, while this one is computed.
+        const std::int64_t next = place.group * channels + std::int64_t{block + 1} * kWeightBlock;
+        fetch_ahead(streams, {next * pixels_ + place.pixel, kVectors * Words::kPixels, kWeightBlock,
+                              pixels_});
+      }
       for (std::int32_t part = 0; part < kWeightBlock; part += kChannels) {
         const std::int32_t within = block * kWeightBlock + part;
         __m512i sums[kChannels][kVectors];
@@ -330,10 +360,14 @@ class PopcountPlan final : public BinaryConvPlan {
   std::int32_t pixels_;   // Ho * Wo
   std::int32_t vectors_;  // of pixels in a tile
   std::int32_t tiles_;
-  bool direct_;  // a plane is a row of every tile
-  std::int32_t chunk_blocks_;
+  bool direct_;                // a plane is a row of every tile
+  std::int32_t unit_tiles_;    // tiles of a unit
+  std::int32_t tile_units_;    // units that the tiles make
+  std::int32_t chunk_blocks_;  // of output channels, at most
   std::int32_t chunks_;
-  std::int32_t pack_rows_;
+  std::int32_t pack_rows_;  // of a unit, at most
+  std::int32_t pack_blocks_;
+  bool streamed_;  // Y is, see kStreamedBytes
   BorderCorrections border_;
   std::vector<Runs> runs_;  // of every tile
 };

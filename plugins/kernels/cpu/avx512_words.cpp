@@ -27,10 +27,19 @@ __mmask16 first_lanes(std::int64_t count) {
 }
 
 // The bits of up to 32 channels of kPixels pixels, of which the last ones may be missing.
+// kStreamed: see kStreamedBytes.
+template <bool kStreamed>
 void encode(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
             const __mmask16 (&lanes)[kVectors], __m512i (&words)[kVectors]) {
   for (__m512i& word : words) word = _mm512_setzero_si512();
   for (std::int32_t j = 0; j < channels; ++j, x += image) {
+    // The channel's next pixels: more rows than the processor itself keeps track of. A fetch past
+    // the end does nothing.
+    if (kStreamed) {
+      for (int v = 0; v < kVectors; ++v) {
+        _mm_prefetch(reinterpret_cast<const char*>(x + kPixels + v * kLanes), _MM_HINT_T0);
+      }
+    }
     const __m512 limit = _mm512_set1_ps(threshold[j]);
     const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << j));
     for (int v = 0; v < kVectors; ++v) {
@@ -43,20 +52,22 @@ void encode(const float* x, std::int64_t image, std::int32_t channels, const flo
 }
 
 // Words of kPixels pixels from x on; out has room for all.
+template <bool kStreamed>
 void encode_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
                   const __mmask16 (&lanes)[kVectors], std::uint32_t* out) {
   __m512i words[kVectors];
-  encode(x, image, channels, threshold, lanes, words);
+  encode<kStreamed>(x, image, channels, threshold, lanes, words);
   for (int v = 0; v < kVectors; ++v) _mm512_storeu_si512(out + v * kLanes, words[v]);
 }
 
+template <bool kStreamed>
 void encode_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
                   const __mmask16 (&lanes)[kVectors], std::uint64_t* out) {
   __m512i low[kVectors];
   __m512i high[kVectors];
   const std::int32_t first = std::min(channels, kWordBits);
-  encode(x, image, first, threshold, lanes, low);
-  encode(x + first * image, image, channels - first, threshold + first, lanes, high);
+  encode<kStreamed>(x, image, first, threshold, lanes, low);
+  encode<kStreamed>(x + first * image, image, channels - first, threshold + first, lanes, high);
   // Index 16 + i is lane i of the second vector.
   const __m512i begin = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i end =
@@ -92,7 +103,7 @@ void clear(const PlaneLayout& layout, std::int64_t first, std::int64_t end, Word
               static_cast<std::size_t>((end - first) * layout.row) * sizeof(Word));
 }
 
-template <typename Word>
+template <bool kStreamed, typename Word>
 void pack(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
           std::int32_t channels, const float* threshold, Word* plane) {
   const std::int32_t width = shape.horizontal.size;
@@ -110,7 +121,7 @@ void pack(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, cons
     __mmask16 lanes[kVectors];
     for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(end - pixel - v * kLanes);
     alignas(64) Word words[kPixels];
-    encode_words(x + pixel, image, channels, threshold, lanes, words);
+    encode_words<kStreamed>(x + pixel, image, channels, threshold, lanes, words);
     const auto count = static_cast<std::int32_t>(std::min<std::int64_t>(kPixels, end - pixel));
     for (std::int32_t done = 0; done < count;) {
       const std::int32_t some = std::min(count - done, width - column);
@@ -125,16 +136,27 @@ void pack(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, cons
   }
 }
 
+template <typename Word>
+void pack_some(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
+               std::int32_t channels, const float* threshold, Word* plane) {
+  const std::int64_t image = std::int64_t{shape.vertical.size} * shape.horizontal.size;
+  if (image * shape.in_channels * std::int64_t{sizeof(float)} >= kStreamedBytes) {
+    pack<true>(shape, layout, rows, x, channels, threshold, plane);
+  } else {
+    pack<false>(shape, layout, rows, x, channels, threshold, plane);
+  }
+}
+
 }  // namespace
 
 void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
                std::int32_t channels, const float* threshold, std::uint32_t* plane) {
-  pack(shape, layout, rows, x, channels, threshold, plane);
+  pack_some(shape, layout, rows, x, channels, threshold, plane);
 }
 
 void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
                std::int32_t channels, const float* threshold, std::uint64_t* plane) {
-  pack(shape, layout, rows, x, channels, threshold, plane);
+  pack_some(shape, layout, rows, x, channels, threshold, plane);
 }
 
 }  // namespace avx512
