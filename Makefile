@@ -79,7 +79,7 @@ oldest: $(READY)
 		pyproject.toml $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --group dev \
 		--output-file $(OLDEST)/versions.txt
 	$(BIN)/uv pip sync --quiet --python $(OLDEST)/bin/python $(OLDEST)/versions.txt
-	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps .
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
 	$(OLDEST)/bin/python -m pytest -W default -p no:cacheprovider $(or $(TESTS),tests)
 
 # Reads in build/site/index.html.
