@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from bitexport.errors import RuntimeFailure
+from bitexport.runtimes.ort import imported
 
 __all__ = ["static_int8"]
 
@@ -38,6 +38,7 @@ def static_int8(model: bytes, input_name: str, batches: Sequence[FloatArray]) ->
     Raises:
         RuntimeFailure: ONNX Runtime cannot quantize the model.
     """
+    imported()
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -55,10 +56,13 @@ def static_int8(model: bytes, input_name: str, batches: Sequence[FloatArray]) ->
             return next(self._feeds, None)
 
     with tempfile.TemporaryDirectory(prefix="bitexport-") as folder, _quiet():
-        target = Path(folder, "int8.onnx")
+        # From a file: given a ModelProto, ONNX Runtime 1.20 moves its weights to files of its own,
+        # where onnx 1.20 does not find them.
+        source, target = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
+        source.write_bytes(model)
         try:
             quantize_static(
-                onnx.load_model_from_string(model),
+                source,
                 target,
                 Reader(),
                 quant_format=QuantFormat.QDQ,
