@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,16 @@ def static_int8(model: bytes, input_name: str, batches: Sequence[FloatArray]) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice on pre-processing off the terminal; our graph is folded."""
+    """Keep the quantizer's advice on pre-processing off the terminal; our graph is folded.
+
+    So is what numpy says of activations without a range, those of NaN weights.
+    """
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
             yield
     finally:
         root.setLevel(level)
