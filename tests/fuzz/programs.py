@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import onnxruntime  # noqa: F401  (before a process is forked: mapping it is not the doing of an input)
 import torch
 import typer
 from family_networks import export_family
@@ -20,8 +22,10 @@ from test_qonnx import Network
 
 from bitexport.cli import main
 from bitexport.cli.output import run
+from bitexport.errors import RuntimeFailure
 from bitexport.families import load
 from bitexport.runtimes import runtime_named, session
+from bitexport.runtimes.libraries import cpu_kernel
 from bitexport.spec import ConvGeometry
 from fuzz import checkpoint_files, key_sets, onnx_files
 from fuzz.targets import REFUSED_OR_DONE, Input, Target
@@ -125,7 +129,11 @@ _NODES = (
     ("BinaryConvAdd", 32, 32, (3, 3), ConvGeometry(pads=(1, 1, 1, 1)), (1, 32, 5, 5)),
     ("BinaryConv", 64, 8, (1, 1), ConvGeometry(), (1, 64, 4, 4)),
     ("BinaryConv", 12, 12, (3, 3), ConvGeometry(group=12, pads=(1, 1, 1, 1)), (1, 12, 6, 6)),
+    ("BinaryConvAddPRelu", 33, 8, (3, 2), ConvGeometry((2, 1), dilations=(2, 3)), (2, 33, 7, 6)),
+    ("BinaryConvClip", 48, 12, (3, 3), ConvGeometry(group=4, pads=(2, 0, 1, 3)), (1, 48, 5, 6)),
 )
+_KERNEL = "BITEXPORT_CPU_KERNEL"
+_KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "neon")
 
 
 def _op_nodes(folder: Path) -> dict[str, bytes]:
@@ -138,11 +146,23 @@ def _op_nodes(folder: Path) -> dict[str, bytes]:
 
 
 def _mutated_node(given: dict[str, bytes], rng: random.Random) -> Input:
-    """The index of the node is the suffix: it says which inputs to feed."""
+    """The suffix says which inputs to feed, those of a node by its index, and to which kernel."""
     name = rng.choice(list(given))
     # How much memory ONNX Runtime gives to other operators is not on trial.
     data = onnx_files.mutate({name: given[name]}, rng, hungry=False).data
-    return Input(data, f".node{name[-1]}.onnx")
+    return Input(data, f".node{name[-1]}.{rng.choice(_kernels())}.onnx")
+
+
+@functools.cache
+def _kernels() -> tuple[str, ...]:
+    """Names of the kernels that run on this CPU."""
+    usable, chosen = [], os.environ.get(_KERNEL, "")
+    for name in _KERNELS:
+        os.environ[_KERNEL] = name
+        with contextlib.suppress(RuntimeFailure):
+            usable.append(cpu_kernel())
+    os.environ[_KERNEL] = chosen
+    return tuple(usable)
 
 
 @functools.cache
@@ -153,8 +173,10 @@ def _feed(index: int) -> dict[str, np.ndarray]:
 
 def _run_op(path: Path) -> None:
     """A session with the op library: it runs, or ONNX Runtime says why not."""
-    feed = _feed(int(path.suffixes[-2][-1]))
-    logging.disable(logging.WARNING)  # as every command does
+    node, kernel = path.suffixes[-3:-1]
+    feed = _feed(int(node[-1]))
+    os.environ[_KERNEL] = kernel[1:]
+    logging.disable(logging.ERROR)  # as every command does
     try:
         opened = session(path.read_bytes(), threads=1)
         names = [given.name for given in opened.get_inputs()]
