@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # TensorRT-RTX builds engines without a GPU; it has wheels for 64-bit x86 Linux only.
 EXTRAS := train$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
 
-.PHONY: demo test lint format docs plugins gpu-test gpu-bench fuzz fuzz-replay fuzz-plugin lint-native soak wheel sbom oldest clean
+.PHONY: demo test lint format docs plugins gpu-test gpu-bench fuzz fuzz-replay fuzz-ops fuzz-plugin lint-native soak wheel sbom oldest clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
@@ -48,6 +48,11 @@ fuzz: $(READY)
 fuzz-replay: $(READY)
 	PYTHONPATH=tests:.:plugins/scripts $(BIN)/python -m fuzz --replay $(FILE)
 
+# The op library under ASan and UBSan, in ONNX Runtime with mutated nodes: make fuzz-ops COUNT=20000
+fuzz-ops: $(READY)
+	PYTHONPATH=tests:.:plugins/scripts $(BIN)/python -m fuzz --sanitized \
+		$(if $(FILE),--replay $(FILE),--targets ops --count $(or $(COUNT),2000) --seed $(or $(SEED),1))
+
 # The TensorRT plugins from arbitrary bytes, by libFuzzer: make fuzz-plugin COUNT=1000000
 fuzz-plugin: $(READY)
 	$(BIN)/python plugins/scripts/fuzz_plugin.py $(if $(FILE),--replay $(FILE),--count $(or $(COUNT),100000))
@@ -79,7 +84,7 @@ oldest: $(READY)
 		pyproject.toml $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --group dev \
 		--output-file $(OLDEST)/versions.txt
 	$(BIN)/uv pip sync --quiet --python $(OLDEST)/bin/python $(OLDEST)/versions.txt
-	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps .
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
 	$(OLDEST)/bin/python -m pytest -W default -p no:cacheprovider $(or $(TESTS),tests)
 
 # Reads in build/site/index.html.

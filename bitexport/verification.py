@@ -132,10 +132,7 @@ def _run(runtime: Runtime, path: Path, data: bytes, feed: Arrays) -> Arrays:
     try:
         return runtime.load(data).run(feed)
     except ModelRefused as error:
-        # A fault of the file, not of this machine.
-        raise InputError(
-            f"{path}: {error.what}", got=error.got, expected=error.expected, fix=error.fix
-        ) from error
+        raise error.blaming(path) from error
 
 
 def _reference(

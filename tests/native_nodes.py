@@ -29,6 +29,34 @@ def built(target: str) -> Path:
     return plugins_build.build_targets(folder, target) / f"lib{target}.so"
 
 
+def sanitized_library(folder: Path) -> tuple[Path, dict[str, str]] | str:
+    """The op library under ASan and UBSan, and the variables with which a Python loads it.
+
+    Args:
+        folder: An empty one, for trials.
+
+    Returns:
+        Why there is none, where the compiler has no sanitizers.
+    """
+    options = ("-DBUILD_TESTING=OFF", *plugins_build.SANITIZE_OPTIONS)
+    build = plugins_build.configure("ort-sanitized", *options)
+    compiler = plugins_build.compiler(build)
+    reason = plugins_build.why_no_sanitizers(compiler, plugins_build.SANITIZERS, folder)
+    if reason:
+        return f"no sanitizers here: {reason}"
+    runtimes = [
+        plugins_build.run([compiler, f"-print-file-name={name}"]).strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(runtime).is_absolute() for runtime in runtimes):
+        return f"{compiler} has no shared sanitizer runtimes"
+    plugins_build.build_targets(build, "bitexport_ort")
+    # Python itself never frees some of its memory; an allocation that fails raises in C++.
+    asan = "detect_leaks=0:allocator_may_return_null=1"
+    variables = {"LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": asan}
+    return build / "libbitexport_ort.so", variables
+
+
 def binary_node(
     op: str, channels: int, out_channels: int, kernel: tuple[int, int], geometry: ConvGeometry
 ) -> NodeData:

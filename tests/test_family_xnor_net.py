@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from command_line import run_process
 
 import bitexport
 from bitexport.comparison import relative_l2
@@ -273,3 +274,12 @@ def test_refuses_a_damaged_state(change, match, tmp_path):
     with pytest.raises(bitexport.BitexportError, match=match) as caught:
         bitexport.load(path)
     assert caught.value.exit_code == 4
+
+
+def test_images_that_the_linear_layer_does_not_take(tmp_path):
+    """torch logs an error of its own, with its traceback, as it traces."""
+    torch.save(random_state(LENET5), tmp_path / "lenet5.pth")
+    outcome = run_process("onnx", "lenet5.pth", "--input-size", "32", cwd=tmp_path)
+    assert outcome.code == 4
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: torch could not export") and "[2, 1, 32, 32]" in line

@@ -82,7 +82,7 @@ behaviours = {
     "memory": hold,
 }
 worker.STALLED = 2
-target = Target("t", dict, None, lambda path: behaviours[path.read_text()](), 1, output="result")
+target = Target("t", dict, None, lambda path: behaviours[path.read_text()](), 1, output=("result",))
 inputs = [Input(name.encode(), ".txt") for name in behaviours]
 for given, verdict in zip(inputs, worker.run_batch(target, inputs, Path(sys.argv[1])), strict=True):
     print(given.data.decode(), verdict.problem.split(":")[0].replace(" ", "-") or "fine")

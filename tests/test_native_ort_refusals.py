@@ -209,28 +209,18 @@ def test_a_wrong_node_is_refused_by_name(answers, name):
     assert re.search(CASES[name][-1], error), error
 
 
-def test_refusals_are_clean_under_sanitizers(models, answers, tmp_path):
-    options = ("-DBUILD_TESTING=OFF", *plugins_build.SANITIZE_OPTIONS)
-    folder = plugins_build.configure("ort-sanitized", *options)
-    compiler = plugins_build.compiler(folder)
-    reason = plugins_build.why_no_sanitizers(compiler, plugins_build.SANITIZERS, tmp_path)
-    if reason:
-        pytest.skip(f"no sanitizers here: {reason}")
-    plugins_build.build("ort-sanitized", *options)
-    runtimes = [
-        plugins_build.run([compiler, f"-print-file-name={name}"]).strip()
-        for name in ("libasan.so", "libubsan.so")
-    ]
-    if not all(Path(runtime).is_absolute() for runtime in runtimes):
-        pytest.skip(f"{compiler} has no shared sanitizer runtimes")
-    # Python itself never frees some of its memory.
-    asan_options = "detect_leaks=0:allocator_may_return_null=1"
-    library = folder / "libbitexport_ort.so"
-    preload = " ".join(runtimes)
-    sanitized = run_folder(models, library, LD_PRELOAD=preload, ASAN_OPTIONS=asan_options).errors
-    assert {k: v is None for k, v in sanitized.items()} == {
-        k: v is None for k, v in answers.items()
-    }
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    found = native_nodes.sanitized_library(tmp_path_factory.mktemp("trials"))
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+def test_refusals_are_clean_under_sanitizers(models, answers, sanitized):
+    library, variables = sanitized
+    found = run_folder(models, library, **variables).errors
+    assert {k: v is None for k, v in found.items()} == {k: v is None for k, v in answers.items()}
 
 
 # ---- The oldest ONNX Runtime --------------------------------------------------------------------

@@ -379,3 +379,10 @@ def test_a_file_that_brevitas_writes(tmp_path):
     graph, _ = read_onnx(tmp_path / "m.onnx")
     ours = [node.op_type for node in graph.graph if node.domain == "bitexport"]
     assert ours == ["SignConv", "BinaryConv", "BinaryConv"]
+
+
+def test_a_batch_that_no_machine_holds(tmp_path: Path) -> None:
+    net = Network(batch=2**40)
+    path = net.save(tmp_path / "net.onnx", net.node("Flatten", net.quant("image")))
+    outcome = run("onnx", path, "-o", tmp_path / "out.onnx")
+    assert outcome.code == 2 and "1099511627776, 3, 12, 12] from an input" in outcome.err

@@ -25,9 +25,10 @@ from bitexport.bench.measure import Ratio, Timing, pinned, ratio_of, take_turns
 from bitexport.bench.record import LayerTime, Report, Run, Skip
 from bitexport.bench.roofline import Rates, measured_rates
 from bitexport.bench.subjects import read_subject
-from bitexport.errors import RuntimeFailure
+from bitexport.errors import InputError, RuntimeFailure
 from bitexport.evaluation import Accuracy, evaluate
-from bitexport.runtimes import Runner, load
+from bitexport.graph.read import refusing_malformed
+from bitexport.runtimes import ModelRefused, Runner, load
 from bitexport.runtimes.footprint import Footprint, footprint
 
 __all__ = ["BenchOptions", "bench"]
@@ -49,7 +50,8 @@ def bench(
         show: Called with what is being done and the share of the whole that is done.
 
     Raises:
-        InputError: A file cannot be read, or does not take the given images.
+        InputError: A file cannot be read, is refused by all runtimes, or does not take the given
+            images.
         UnsupportedModel: A checkpoint of no known model.
         RuntimeFailure: No runtime can run any of the models.
     """
@@ -59,13 +61,17 @@ def bench(
     with pinned(options.threads) as processors:
         subjects = [read_subject(path, options.export) for path in paths]
         cases: list[Case] = []
-        for index, subject in enumerate(subjects):
+        for index, (path, subject) in enumerate(zip(paths, subjects, strict=True)):
             show(f"building the twins of {subject.name}", 0.1 * index / len(subjects))
-            cases += cases_of(subject, runtimes, options, skipped)
-        runs, layers = _measured(cases, options, skipped, show)
+            with refusing_malformed(path):
+                cases += cases_of(subject, runtimes, options, skipped)
+        refused: list[InputError] = []
+        runs, layers = _measured(cases, options, skipped, refused, show)
         rates = measured_rates(options.threads) if options.layers and runs else None
         if rates is not None:
             layers += _profiled(cases, options, rates, show)
+    if not runs and refused:
+        raise refused[0]
     if not runs and all(subject.engine is None for subject in subjects):
         reasons = "; ".join(f"{s.runtime}: {s.reason}" for s in skipped)
         raise RuntimeFailure(
@@ -88,7 +94,11 @@ def bench(
 
 
 def _measured(
-    cases: list[Case], options: BenchOptions, skipped: list[Skip], show: Show
+    cases: list[Case],
+    options: BenchOptions,
+    skipped: list[Skip],
+    refused: list[InputError],
+    show: Show,
 ) -> tuple[list[Run], list[LayerTime]]:
     runners: list[tuple[Case, Runner]] = []
     for case in cases:
@@ -100,6 +110,8 @@ def _measured(
             skipped.append(
                 Skip(case.subject.name, case.runtime, case.precision, error.got, error.fix)
             )
+            if isinstance(error, ModelRefused) and case.is_subject:
+                refused.append(error.blaming(case.subject.name))
             continue
         runners.append((case, runner))
     footprints = _footprints([case for case, _ in runners], options, skipped, show)

@@ -44,7 +44,7 @@ def evaluate(
     from bitexport.evaluation import DataOptions, open_images
     from bitexport.evaluation import evaluate as measure
     from bitexport.graph.read import read_classifier
-    from bitexport.runtimes import runtime_named
+    from bitexport.runtimes import ModelRefused, runtime_named
 
     chosen = runtime_named(runtime)
     classifier = read_classifier(model, choices.parse_input_size(input_size))
@@ -57,15 +57,18 @@ def evaluate(
         preprocessing=classifier.preprocessing,
     )
     images = open_images(options, classifier.input_shape)
-    with progress_bar(f"{model} on {dataset}") as bar:
-        found = measure(
-            chosen.load(classifier.data, threads=threads),
-            classifier.input_name,
-            classifier.output_name,
-            images,
-            batch=batch,
-            show=lambda share: None if bar is None else bar("", share, 1),
-        )
+    try:
+        with progress_bar(f"{model} on {dataset}") as bar:
+            found = measure(
+                chosen.load(classifier.data, threads=threads),
+                classifier.input_name,
+                classifier.output_name,
+                images,
+                batch=batch,
+                show=lambda share: None if bar is None else bar("", share, 1),
+            )
+    except ModelRefused as error:
+        raise error.blaming(model) from error
     record = {
         "model": str(model),
         "runtime": runtime,

@@ -154,7 +154,7 @@ def _run(app: typer.Typer) -> NoReturn:
     debug = "--debug" in sys.argv
     if not debug:
         # What the libraries below log about a damaged file is said in our one line.
-        logging.disable(logging.WARNING)
+        logging.disable(logging.ERROR)
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
         sys.stdout.flush()

@@ -102,16 +102,18 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
 
 def _require_modest(model: ir.Model, path: Path) -> None:
     """Refuse what would take all memory of whoever runs it; a size left open counts as 1."""
+    values = [(value, "an input") for value in model.graph.inputs]
     for node in model.graph.all_nodes():
-        for value in node.outputs:
-            sizes = [n if isinstance(n, int) else 1 for n in value.shape or ()]
-            if 4 * math.prod(sizes) > _LARGEST_VALUE:  # whatever it holds, it is mostly float32
-                raise InputError(
-                    f"{path}: the model asks for too much memory",
-                    got=f"a value of shape {sizes} from a node {node.op_type}",
-                    expected=f"values of up to {_LARGEST_VALUE >> 30} GiB for one sample",
-                    fix="Look where the file comes from; it may have been made to do harm.",
-                )
+        values += [(value, f"a node {node.op_type}") for value in node.outputs]
+    for value, origin in values:
+        sizes = [n if isinstance(n, int) else 1 for n in value.shape or ()]
+        if 4 * math.prod(sizes) > _LARGEST_VALUE:  # whatever it holds, it is mostly float32
+            raise InputError(
+                f"{path}: the model asks for too much memory",
+                got=f"a value of shape {sizes} from {origin}",
+                expected=f"values of up to {_LARGEST_VALUE >> 30} GiB for one sample",
+                fix="Look where the file comes from; it may have been made to do harm.",
+            )
 
 
 def _check(proto: onnx.ModelProto, path: Path) -> None:

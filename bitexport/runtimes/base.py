@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bitexport.errors import RuntimeFailure
+from bitexport.errors import InputError, RuntimeFailure
 
 __all__ = [
     "Arrays",
@@ -30,6 +30,12 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 class ModelRefused(RuntimeFailure):
     """A runtime that works does not take the model; a stranger's file is to blame itself."""
+
+    def blaming(self, file: object) -> InputError:
+        """The same as a fault of the file, not of this machine."""
+        return InputError(
+            f"{file}: {self.what}", got=self.got, expected=self.expected, fix=self.fix
+        )
 
 
 @dataclass(frozen=True)

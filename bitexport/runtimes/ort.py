@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bitexport.runtimes.libraries import (
     op_library_of_this_version,
 )
 
-__all__ = ["OnnxRuntime", "profiling_session", "session"]
+__all__ = ["OnnxRuntime", "imported", "profiling_session", "session"]
 
 # Its errors come as exceptions; on stderr they would stand there twice.
 _FATAL_ONLY = 4
@@ -45,7 +46,7 @@ class OnnxRuntime:
     def availability(self) -> Availability:
         """Whether onnxruntime imports and, for native, the op library is there."""
         try:
-            import onnxruntime
+            onnxruntime = imported()
         except ImportError as error:
             return Availability(self.name, False, str(error), "Run: pip install onnxruntime")
         detail = f"onnxruntime {onnxruntime.__version__}"
@@ -136,10 +137,22 @@ def profiling_session(model: bytes, native: bool, threads: int, prefix: str) -> 
     return _open(model, options, library, None)
 
 
-def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
+def imported() -> Any:  # noqa: ANN401
+    """The onnxruntime module, silent in a process that has silenced its logs, as our commands do.
+
+    What goes wrong before a session has a logger of its own, an overflow of an initializer's size
+    say, goes to the default logger. Nobody can ask it how much it says, and so restore that: it
+    stays as it is for a program that uses this package.
+    """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    if not logging.getLogger(onnxruntime.__name__).isEnabledFor(logging.WARNING):
+        onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    return onnxruntime
+
+
+def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
+    options = imported().SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL_ONLY
     if not spinning:
@@ -153,8 +166,6 @@ def _open(
     library: Path | None,
     providers: list[str] | None,
 ) -> Any:  # noqa: ANN401
-    import onnxruntime
-
     try:
         if library is not None:
             options.register_custom_ops_library(str(library))
@@ -166,7 +177,7 @@ def _open(
             fix="Install bitexport again.",
         ) from error
     try:
-        return onnxruntime.InferenceSession(model, options, providers=providers or [_CPU])
+        return imported().InferenceSession(model, options, providers=providers or [_CPU])
     except Exception as error:
         raise ModelRefused(
             "ONNX Runtime refuses the model",

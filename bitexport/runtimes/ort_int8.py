@@ -6,15 +6,16 @@ import contextlib
 import io
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from bitexport.errors import RuntimeFailure
+from bitexport.runtimes.ort import imported
 
 __all__ = ["static_int8"]
 
@@ -38,6 +39,7 @@ def static_int8(model: bytes, input_name: str, batches: Sequence[FloatArray]) ->
     Raises:
         RuntimeFailure: ONNX Runtime cannot quantize the model.
     """
+    imported()
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -55,10 +57,13 @@ def static_int8(model: bytes, input_name: str, batches: Sequence[FloatArray]) ->
             return next(self._feeds, None)
 
     with tempfile.TemporaryDirectory(prefix="bitexport-") as folder, _quiet():
-        target = Path(folder, "int8.onnx")
+        # From a file: given a ModelProto, ONNX Runtime 1.20 moves its weights to files of its own,
+        # where onnx 1.20 does not find them.
+        source, target = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
+        source.write_bytes(model)
         try:
             quantize_static(
-                onnx.load_model_from_string(model),
+                source,
                 target,
                 Reader(),
                 quant_format=QuantFormat.QDQ,
@@ -78,12 +83,16 @@ def static_int8(model: bytes, input_name: str, batches: Sequence[FloatArray]) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice on pre-processing off the terminal; our graph is folded."""
+    """Keep the quantizer's advice on pre-processing off the terminal; our graph is folded.
+
+    So is what numpy says of activations without a range, those of NaN weights.
+    """
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
             yield
     finally:
         root.setLevel(level)

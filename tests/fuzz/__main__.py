@@ -16,9 +16,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 # Before torch and ONNX Runtime: a process with threads cannot be forked.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "4000"}
+
+from native_nodes import sanitized_library
 
 from fuzz.programs import table
 from fuzz.targets import Input, Target
@@ -142,6 +145,17 @@ def replay(targets: list[Target], path: Path) -> int:
     return bool(verdict.problem)
 
 
+def _start_sanitized() -> NoReturn:
+    """This program again, with the sanitizers' runtimes, which must be loaded before all else."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        found = sanitized_library(Path(folder))
+    if isinstance(found, str):
+        sys.exit(f"error: {found}. Install gcc with its sanitizers.")
+    library, variables = found
+    command = [sys.executable, "-m", "fuzz", *sys.argv[1:], "--op-library", str(library)]
+    os.execve(sys.executable, command, {**os.environ, **variables})
+
+
 def main() -> int:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
@@ -151,8 +165,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--keep", type=Path, default=FINDINGS, help="folder for findings")
     parser.add_argument("--op-library", type=Path, help="instead of the installed one")
+    parser.add_argument("--sanitized", action="store_true", help="op library: ASan and UBSan")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="a kept finding")
     given = parser.parse_args()
+    if given.sanitized and given.op_library is None:
+        _start_sanitized()
     targets = list(table(given.op_library))
     if given.replay:
         return replay(targets, given.replay)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
+import os
 import random
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import onnxruntime
+import onnxruntime  # noqa: F401  (before a process is forked: mapping it is not the doing of an input)
 import torch
 import typer
 from family_networks import export_family
@@ -19,8 +22,10 @@ from test_qonnx import Network
 
 from bitexport.cli import main
 from bitexport.cli.output import run
+from bitexport.errors import RuntimeFailure
 from bitexport.families import load
-from bitexport.runtimes import op_library_path
+from bitexport.runtimes import runtime_named, session
+from bitexport.runtimes.libraries import cpu_kernel
 from bitexport.spec import ConvGeometry
 from fuzz import checkpoint_files, key_sets, onnx_files
 from fuzz.targets import REFUSED_OR_DONE, Input, Target
@@ -68,8 +73,35 @@ def _import(path: Path) -> None:
     _command("onnx", path, "-o", "result.onnx")
 
 
-def _build(path: Path) -> None:
+def _prepare(path: Path) -> None:
     _command("trt", path, "-o", "result.engine", "--print-trtexec")
+
+
+def _load_builder() -> None:
+    """Its libraries are mapped once, and are not the doing of an input."""
+    if not runtime_named("tensorrt-rtx").availability().ok:
+        sys.stderr.write("note: no TensorRT-RTX, so that `trt` ends before it builds\n")
+
+
+def _build(path: Path) -> None:
+    _command("trt", path, "-o", "result.engine", "--backend", "tensorrt-rtx")
+
+
+def _bench(path: Path) -> None:
+    measure = ("--no-memory", "--duration", "0", "--json", "-")
+    _command("bench", path, "--runtimes", "ort,ort-native", "--precisions", "fp32,int8", *measure)
+
+
+def _evaluate(path: Path) -> None:
+    _command("eval", path, "--dataset", "digits", "--limit", "10", "--runtime", "ort-native")
+
+
+def _triton(path: Path) -> None:
+    _command("triton", path, "-o", "repository")
+
+
+def _pack(path: Path) -> None:
+    _command("pack", path, "-o", "result.pth")
 
 
 def _models(folder: Path) -> dict[str, bytes]:
@@ -97,7 +129,11 @@ _NODES = (
     ("BinaryConvAdd", 32, 32, (3, 3), ConvGeometry(pads=(1, 1, 1, 1)), (1, 32, 5, 5)),
     ("BinaryConv", 64, 8, (1, 1), ConvGeometry(), (1, 64, 4, 4)),
     ("BinaryConv", 12, 12, (3, 3), ConvGeometry(group=12, pads=(1, 1, 1, 1)), (1, 12, 6, 6)),
+    ("BinaryConvAddPRelu", 33, 8, (3, 2), ConvGeometry((2, 1), dilations=(2, 3)), (2, 33, 7, 6)),
+    ("BinaryConvClip", 48, 12, (3, 3), ConvGeometry(group=4, pads=(2, 0, 1, 3)), (1, 48, 5, 6)),
 )
+_KERNEL = "BITEXPORT_CPU_KERNEL"
+_KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "neon")
 
 
 def _op_nodes(folder: Path) -> dict[str, bytes]:
@@ -110,11 +146,23 @@ def _op_nodes(folder: Path) -> dict[str, bytes]:
 
 
 def _mutated_node(given: dict[str, bytes], rng: random.Random) -> Input:
-    """The index of the node is the suffix: it says which inputs to feed."""
+    """The suffix says which inputs to feed, those of a node by its index, and to which kernel."""
     name = rng.choice(list(given))
     # How much memory ONNX Runtime gives to other operators is not on trial.
     data = onnx_files.mutate({name: given[name]}, rng, hungry=False).data
-    return Input(data, f".node{name[-1]}.onnx")
+    return Input(data, f".node{name[-1]}.{rng.choice(_kernels())}.onnx")
+
+
+@functools.cache
+def _kernels() -> tuple[str, ...]:
+    """Names of the kernels that run on this CPU."""
+    usable, chosen = [], os.environ.get(_KERNEL, "")
+    for name in _KERNELS:
+        os.environ[_KERNEL] = name
+        with contextlib.suppress(RuntimeFailure):
+            usable.append(cpu_kernel())
+    os.environ[_KERNEL] = chosen
+    return tuple(usable)
 
 
 @functools.cache
@@ -125,26 +173,20 @@ def _feed(index: int) -> dict[str, np.ndarray]:
 
 def _run_op(path: Path) -> None:
     """A session with the op library: it runs, or ONNX Runtime says why not."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.register_custom_ops_library(str(OP_LIBRARY or op_library_path()))
-    feed = _feed(int(path.suffixes[-2][-1]))
+    node, kernel = path.suffixes[-3:-1]
+    feed = _feed(int(node[-1]))
+    os.environ[_KERNEL] = kernel[1:]
+    logging.disable(logging.ERROR)  # as every command does
     try:
-        session = onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-        names = [given.name for given in session.get_inputs()]
+        opened = session(path.read_bytes(), threads=1)
+        names = [given.name for given in opened.get_inputs()]
         arrays = dict(zip(names, feed.values(), strict=False))
-        session.run(None, arrays)
+        opened.run(None, arrays)
         smaller = {name: array[:, :, :3, :2] for name, array in arrays.items()}
-        session.run(None, smaller)
+        opened.run(None, smaller)
     except Exception as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())[:1000]!a}\n")
         sys.exit(2)
-
-
-OP_LIBRARY: Path | None = None
 
 
 def table(op_library: Path | None = None) -> tuple[Target, ...]:
@@ -153,19 +195,32 @@ def table(op_library: Path | None = None) -> tuple[Target, ...]:
     Args:
         op_library: Instead of the installed one; a sanitized one needs its runtime preloaded.
     """
-    global OP_LIBRARY  # noqa: PLW0603
-    OP_LIBRARY = op_library
+    if op_library is not None:
+        os.environ["BITEXPORT_OP_LIBRARY"] = str(op_library)
     torch.set_num_threads(1)
     verified = REFUSED_OR_DONE | {_FAILED_COMPARISON}
     checkpoints = (checkpoint_files.seeds, checkpoint_files.mutate)
     keys = (key_sets.seeds, key_sets.mutate)
     return (
-        Target("reader", *checkpoints, _read, share=500),
+        Target("reader", *checkpoints, _read, share=490),
         Target("keys", *keys, _read, share=130),
-        Target("export", *keys, _export, share=2, output="result.onnx"),
-        Target("inspect", _models, onnx_files.mutate, _inspect, share=150),
+        Target("export", *keys, _export, share=2, output=("result.onnx",)),
+        Target("inspect", _models, onnx_files.mutate, _inspect, share=140),
         Target("verify", _models, onnx_files.mutate, _verify, 50, verified, prepare=_record),
-        Target("import", _qonnx, onnx_files.mutate, _import, 40, verified, "result.onnx"),
-        Target("prepare", _models, onnx_files.mutate, _build, share=28),
+        Target("import", _qonnx, onnx_files.mutate, _import, 40, verified, ("result.onnx",)),
+        Target("prepare", _models, onnx_files.mutate, _prepare, share=20),
+        Target("triton", _models, onnx_files.mutate, _triton, share=5, output=("repository",)),
+        Target("eval", _models, onnx_files.mutate, _evaluate, share=5),
+        Target("bench", _models, onnx_files.mutate, _bench, share=4),
+        Target(
+            "trt",
+            _models,
+            onnx_files.mutate,
+            _build,
+            share=4,
+            output=("result.engine", "result.engine.json"),
+            prepare=_load_builder,
+        ),
+        Target("pack", *keys, _pack, share=10, output=("result.pth",)),
         Target("ops", _op_nodes, _mutated_node, _run_op, share=100, limited=op_library is None),
     )

@@ -34,7 +34,7 @@ class Target:
         mutate: A mutated input of the seeds.
         run: Reads a file as the command line does: ends with SystemExit, and says why on stderr.
         codes: Exit codes that it may end with.
-        output: Name of the file that it writes where it succeeds.
+        output: Names of what it writes where it succeeds.
         share: How many of a thousand inputs it gets.
         limited: Whether its address space can be limited; a sanitizer needs all of it.
         prepare: Called once in the folder where the inputs will lie.
@@ -46,6 +46,6 @@ class Target:
     run: Callable[[Path], None]
     share: int
     codes: frozenset[int] = REFUSED_OR_DONE
-    output: str = ""
+    output: tuple[str, ...] = ()
     limited: bool = True
     prepare: Callable[[], None] | None = None
