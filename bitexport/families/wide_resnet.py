@@ -25,7 +25,7 @@ from bitexport.models.wide_resnet import GROUP_WIDTHS, WideResNet
 __all__ = ["WideResNetFamily"]
 
 _BLOCK_CONV = re.compile(r"group(\d+)\.block(\d+)\.conv[01]")
-_ARCH = re.compile(r"wrn-(\d{1,4})-(\d{1,4})")
+_ARCH = re.compile(r"wrn-(\d{1,4})-(\d{1,4}(?:\.\d{1,4})?)")
 _CIFAR_SIZE = 32
 
 
@@ -45,9 +45,11 @@ class WideResNetFamily:
         # Counted, not read off the largest number: a forged name must not ask for a huge model.
         per_group = len({m.group(2) for m in blocks if m.group(1) == "0"})
         stem = tensors["conv0"].shape
-        if not per_group or len(stem) != 4 or stem[0] < GROUP_WIDTHS[0]:
+        if not per_group or len(stem) != 4 or not stem[0]:
             return None
-        return f"wrn-{6 * per_group + 2}-{stem[0] // GROUP_WIDTHS[0]}"
+        # Upstream's width is a float: WRN-20-1.5 has 24, 48 and 96 channels.
+        width = f"{stem[0] / GROUP_WIDTHS[0]:.4f}".rstrip("0").rstrip(".")
+        return f"wrn-{6 * per_group + 2}-{width}"
 
     def build(self, checkpoint: Checkpoint, arch: str, options: LoadOptions) -> LoadedModel:
         """The model, with latent weights as trained or +-1 as unpacked."""
@@ -97,14 +99,14 @@ def _dense_reasons(module: nn.Module) -> dict[str, str]:
     return {name: reasons.get(name, "--weights float asks for it") for name in dense}
 
 
-def _depth_and_width(arch: str) -> tuple[int, int]:
+def _depth_and_width(arch: str) -> tuple[int, float]:
     match = _ARCH.fullmatch(arch)
-    depth, width = (0, 0) if match is None else (int(match.group(1)), int(match.group(2)))
-    if depth < 8 or (depth - 2) % 6 or width < 1:
+    depth, width = (0, 0.0) if match is None else (int(match.group(1)), float(match.group(2)))
+    if depth < 8 or (depth - 2) % 6 or not width or width * GROUP_WIDTHS[0] % 1:
         raise UnsupportedModel(
             "unknown Wide ResNet architecture",
             got=arch,
-            expected="wrn-DEPTH-WIDTH with DEPTH = 6n + 2, such as wrn-20-10",
+            expected="wrn-DEPTH-WIDTH with DEPTH = 6n + 2, such as wrn-20-10 or wrn-20-1.5",
             fix="Correct --arch, or leave it out to have it detected.",
         )
     return depth, width

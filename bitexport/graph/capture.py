@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -69,7 +69,8 @@ def capture(
     twin = copy.deepcopy(module)
     records: list[Record] = []
     zeros: dict[str, int] = {}
-    for name, layer in list(twin.named_modules()):
+    replacements: dict[nn.Module, nn.Module] = {}
+    for name, layer in twin.named_modules():
         spec = _named_spec(name, layer)
         if spec is None:
             continue
@@ -82,9 +83,23 @@ def capture(
             if spec.zero_at_threshold:
                 detail = "activations of exactly 0 kept exact by a second convolution"
                 records.append(Record("zero-activations", name, True, detail))
-        parent, _, attribute = name.rpartition(".")
-        setattr(twin.get_submodule(parent), attribute, emitter(spec))
-    return Captured(_export(twin.eval(), input_shape, outputs), records, zeros)
+        replacements[layer] = emitter(spec)
+    twin = _replaced(twin, replacements).eval()
+    return Captured(_export(twin, input_shape, outputs), records, zeros)
+
+
+def _replaced(root: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """The root with other modules in the places of some, under every name that one has."""
+    if root in replacements:
+        return replacements[root]
+    places = [
+        (root.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], layer)
+        for name, layer in root.named_modules(remove_duplicate=False)
+        if layer in replacements
+    ]
+    for parent, attribute, layer in places:
+        setattr(parent, attribute, replacements[layer])
+    return root
 
 
 def _named_spec(name: str, layer: nn.Module) -> LayerSpec | None:

@@ -200,9 +200,11 @@ def _without_sign(x: ir.Value) -> tuple[ir.Value, int]:
     if node.op_type == "Neg" and node.inputs[0] is not None:
         before, factor = _without_sign(node.inputs[0])
         return before, -factor
-    if node.op_type == "Sub" and node.inputs[0] is not None and node.inputs[1] is not None:
-        mean = node.inputs[1].producer()
-        if mean is not None and mean.op_type == "ReduceMean" and mean.inputs[0] is node.inputs[0]:
+    if node.op_type == "Sub" and node.inputs[0] is not None:
+        mean = node.inputs[1]
+        while (step := None if mean is None else mean.producer()) and step.op_type == "ReduceMean":
+            mean = step.inputs[0]
+        if mean is node.inputs[0]:
             return node.inputs[0], 1
     return x, 1
 

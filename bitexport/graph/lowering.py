@@ -30,6 +30,7 @@ from bitexport.graph.passes.fuse_residual import fuse_residual
 from bitexport.graph.passes.move_quantizers import move_quantizers
 from bitexport.graph.passes.name_after_modules import name_after_modules
 from bitexport.graph.passes.narrow_constants import narrow_constants
+from bitexport.graph.passes.split_means import split_means
 from bitexport.graph.passes.split_prelu import split_prelu
 from bitexport.graph.passes.to_float16 import to_float16
 from bitexport.graph.records import Record
@@ -79,6 +80,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     drop_zero_bias(model)
     copy_batch_in_reshape(model)
+    split_means(model)
     move_quantizers(model)
     records = fuse_quantizers(model)
     RemoveUnusedNodesPass()(model)

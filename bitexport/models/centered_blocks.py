@@ -56,9 +56,11 @@ class NormalizedSignConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, Ci, H, W] -> float [N, Co, Ho, Wo]."""
+        values = x.shape[1] * x.shape[2] * x.shape[3]
         centered = x - x.mean(dim=(1, 2, 3), keepdim=True)
-        std = centered.std(dim=(1, 2, 3), keepdim=True)
-        return cast(Tensor, self.conv(centered / std))
+        # Not Tensor.std, which torch exports as a second centering and a computed Expand.
+        variance = centered.square().mean(dim=(1, 2, 3), keepdim=True) * (values / (values - 1))
+        return cast(Tensor, self.conv(centered / variance.sqrt()))
 
 
 class ResidualBlock(nn.Module):

@@ -30,7 +30,7 @@ class WideResNet(nn.Module):
 
     Args:
         depth: d = 6n + 2, with n blocks a group.
-        width: k; the groups have 16k, 32k and 64k channels.
+        width: k; the groups have 16k, 32k and 64k channels, so k is a whole number of sixteenths.
         num_classes: Length of the logits.
         in_channels: Channels of the input image.
         binarize: False gives the full-precision twin.
@@ -39,7 +39,7 @@ class WideResNet(nn.Module):
     def __init__(
         self,
         depth: int,
-        width: int,
+        width: float,
         num_classes: int,
         *,
         in_channels: int = 3,
@@ -47,9 +47,12 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        if blocks < 1 or depth != 6 * blocks + 2 or width < 1:
-            raise ValueError(f"a WRN-d-k has d = 6n + 2 >= 8 and k >= 1, not WRN-{depth}-{width}")
-        channels = [16 * width, *(width * base for base in GROUP_WIDTHS)]
+        groups = [int(base * width) for base in GROUP_WIDTHS]
+        if blocks < 1 or depth != 6 * blocks + 2 or groups[0] < 1 or groups[0] != 16 * width:
+            raise ValueError(
+                f"a WRN-d-k has d = 6n + 2 >= 8 and k in sixteenths, not WRN-{depth}-{width}"
+            )
+        channels = [groups[0], *groups]
         self.conv0 = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
         for index, (before, after) in enumerate(pairwise(channels)):
             self.add_module(f"group{index}", _group(before, after, blocks, binarize))
