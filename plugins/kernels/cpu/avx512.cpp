@@ -18,10 +18,11 @@
 #include "kernels/cpu/lookup_weights.h"
 #include "kernels/cpu/output_tiles.h"
 #include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/streamed.h"
 #include "kernels/cpu/target.h"
 #include "kernels/cpu/variants.h"
 
-BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw")
+BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,prfchw")
 
 #include "kernels/cpu/lookup_inner.h"
 #include "kernels/cpu/lookup_plan.h"

@@ -131,7 +131,7 @@ class PopcountPlan final : public BinaryConvPlan {
             even_part(shape.vertical.size, std::max(1, kPackedPixels / shape.horizontal.size))),
         pack_blocks_(divided_up(shape.vertical.size, pack_rows_)),
         streamed_(std::int64_t{pixels_} * shape.out_channels * std::int64_t{sizeof(float)} >=
-                  avx512::kStreamedBytes),
+                  kStreamedBytes),
         border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
         runs_(output_runs(shape, layout_, vectors_ * Words::kPixels)) {}
 

@@ -7,14 +7,11 @@
 
 #include "core/conv_shape.h"
 #include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/streamed.h"
 
 namespace bitexport {
 namespace cpu {
 namespace avx512 {
-
-// Images of X or Y of this size and more pass through a core's caches, so that to fetch them ahead
-// pays. Smaller ones it would slow down by about 1 %.
-inline constexpr std::int64_t kStreamedBytes = 512 << 10;
 
 // Rows of the image, first to end - 1; the first and last rows of the image bring the padding above
 // and below them along.

@@ -14,6 +14,7 @@
 // lookup_inner.h.
 
 #include "kernels/cpu/channel_epilogue.h"
+#include "kernels/cpu/fetch_ahead.h"
 
 namespace bitexport {
 namespace cpu {
@@ -37,7 +38,9 @@ class LookupPlan final : public BinaryConvPlan {
         tiles_(divided_up(pixels_, vectors_ * Vector::kPixels)),
         pairs_(std::min(kCounters / (2 * vectors_ * Vector::kPixels),
                         divided_up(weights_->pairs * tiles_, kFewestUnits))),
-        chunks_(divided_up(weights_->pairs, pairs_)) {
+        chunks_(divided_up(weights_->pairs, pairs_)),
+        streamed_(std::int64_t{pixels_} * shape.out_channels * std::int64_t{sizeof(float)} >=
+                  kStreamedBytes) {
     for (std::int32_t pixel = 0; pixel < pixels_; ++pixel) {
       const std::int32_t width = shape.horizontal.out_size();
       valid_.push_back(static_cast<float>(shape.in_channels_per_group() *
@@ -73,14 +76,14 @@ class LookupPlan final : public BinaryConvPlan {
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
     run_unit(
-        unit, workspace,
+        unit, workspace, {y, epilogue.residual},
         [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
             const std::uint16_t* counters) { store(co, pixel, count, counters, epilogue, y); });
   }
 
   void accumulate(std::int32_t unit, const void* workspace,
                   std::int32_t* accumulators) const override {
-    run_unit(unit, workspace,
+    run_unit(unit, workspace, {},
              [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
                  const std::uint16_t* counters) {
                for (std::int32_t i = 0; i < count; ++i) {
@@ -96,23 +99,25 @@ class LookupPlan final : public BinaryConvPlan {
 
   // Calls store(co, first pixel, pixels, counters) for every output channel of a unit.
   template <typename Store>
-  void run_unit(std::int32_t unit, const void* workspace, Store store) const {
+  void run_unit(std::int32_t unit, const void* workspace, const Streams& streams,
+                Store store) const {
     const std::int32_t first = unit % tiles_ * vectors_ * Vector::kPixels;
     // The last tile may be narrower.
     switch (std::min(vectors_, divided_up(pixels_ - first, Vector::kPixels))) {
       case 1:
-        return run_vectors<1>(unit, workspace, store);
+        return run_vectors<1>(unit, workspace, streams, store);
       case 2:
-        return run_vectors<2>(unit, workspace, store);
+        return run_vectors<2>(unit, workspace, streams, store);
       case 3:
-        return run_vectors<3>(unit, workspace, store);
+        return run_vectors<3>(unit, workspace, streams, store);
       default:
-        return run_vectors<kMostVectors>(unit, workspace, store);
+        return run_vectors<kMostVectors>(unit, workspace, streams, store);
     }
   }
 
   template <int kVectors, typename Store>
-  void run_vectors(std::int32_t unit, const void* workspace, Store store) const {
+  void run_vectors(std::int32_t unit, const void* workspace, const Streams& streams,
+                   Store store) const {
     constexpr std::int32_t kPixels = kVectors * Vector::kPixels;
     constexpr std::int32_t kBlockRows =
         kBlockBytes / kPixels / (kLookupGroup * kGroupsPerFlush) * (kLookupGroup * kGroupsPerFlush);
@@ -123,6 +128,7 @@ class LookupPlan final : public BinaryConvPlan {
     const std::int32_t first_pair = chunk * pairs_;
     const std::int32_t pairs = std::min(pairs_, weights_->pairs - first_pair);
     const std::int32_t pixel = tile * vectors_ * Vector::kPixels;
+    const std::int32_t channels = shape_.out_channels_per_group();
     const auto* planes = static_cast<const std::uint8_t*>(workspace) +
                          group * layout_.planes_per_group() * layout_.plane_bytes() + pixel;
     alignas(64) std::uint8_t codes[kBlockRows * kPixels];
@@ -130,7 +136,12 @@ class LookupPlan final : public BinaryConvPlan {
     for (std::int32_t first = 0; first < weights_->taps; first += kBlockRows) {
       const std::int32_t rows = std::min(kBlockRows, weights_->taps - first);
       gather<kVectors>(planes, first, rows, codes);
+      const bool fetches = streamed_ && streams.y != nullptr && first + rows == weights_->taps;
       for (std::int32_t pair = 0; pair < pairs; ++pair) {
+        if (fetches) {
+          const std::int32_t co = group * channels + 2 * (first_pair + pair);
+          fetch_ahead(streams, {std::int64_t{co} * pixels_ + pixel, kPixels, 2, pixels_});
+        }
         count_mismatches<Vector, kVectors>(codes, weights_->row(group, first_pair + pair) + first,
                                            rows / kLookupGroup, first == 0,
                                            counters + pair * 2 * kPixels);
@@ -140,7 +151,6 @@ class LookupPlan final : public BinaryConvPlan {
       Vector::interleave(counters + i * Vector::kPixels);
     }
     const std::int32_t count = std::min(kPixels, pixels_ - pixel);
-    const std::int32_t channels = shape_.out_channels_per_group();
     for (std::int32_t i = 2 * first_pair; i < std::min(channels, 2 * (first_pair + pairs)); ++i) {
       const std::int32_t co = group * channels + i;
       store(co, pixel, count, counters + (i - 2 * first_pair) * kPixels);
@@ -231,6 +241,7 @@ class LookupPlan final : public BinaryConvPlan {
   std::int32_t tiles_;
   std::int32_t pairs_;        // of output channels in a unit, at most
   std::int32_t chunks_;       // of pairs of output channels
+  bool streamed_;             // Y is, see streamed.h
   std::vector<float> valid_;  // C * n_valid of every output pixel
   std::vector<std::int64_t> tap_offsets_;
 };

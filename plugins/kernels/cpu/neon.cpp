@@ -23,6 +23,7 @@
 #include "kernels/cpu/neon_compare.h"
 #include "kernels/cpu/output_tiles.h"
 #include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/streamed.h"
 #include "kernels/cpu/variants.h"
 
 // After what they need.
