@@ -20,8 +20,8 @@ namespace avx2 {
 namespace {
 
 constexpr std::int64_t kPixels = 32;  // of one vector of bytes
-constexpr std::int64_t kFetchAhead =
-    512;  // pixels: a processor's own fetches end with a page of 1024
+// In pixels. What the processor fetches by itself ends with each page, of 1024.
+constexpr std::int64_t kFetchAhead = 512;
 
 // Byte i is 0xff where x[i] >= threshold; a NaN is not.
 __m256i compare(const float* x, __m256 threshold) {
