@@ -35,6 +35,10 @@ __m256i compare(const float* x, __m256 threshold) {
   return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
 }
 
+__m256i load(const std::uint8_t* bytes) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+}
+
 struct Encoder {
   static void encode(const float* x, std::int64_t pixels, std::int32_t channels,
                      const float* threshold, std::uint8_t* codes) {
@@ -66,9 +70,6 @@ struct Encoder {
 
   static void merge(const std::uint8_t* codes, const std::uint8_t* mask, std::int64_t count,
                     std::uint8_t* out) {
-    const auto load = [](const std::uint8_t* bytes) {
-      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
-    };
     for (std::int64_t i = 0; i < count; i += kPixels) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
                           _mm256_or_si256(load(codes + i), load(mask + i)));
