@@ -23,6 +23,7 @@
 #include "kernels/cpu/avx512_words.h"
 #include "kernels/cpu/output_tiles.h"
 #include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/popcount_units.h"
 #include "kernels/cpu/popcount_weights.h"
 #include "kernels/cpu/target.h"
 #include "kernels/cpu/variants.h"
@@ -37,10 +38,6 @@ namespace {
 
 constexpr std::int32_t kMostVectors = 4;       // of pixels, in a tile
 constexpr std::int64_t kTileBytes = 24 << 10;  // the first cache has 32 KB at least
-constexpr std::int32_t kFewestUnits = 8;       // so that some threads have work
-constexpr std::int32_t kMostTileUnits = 64;    // taking a unit takes time, too
-constexpr std::int32_t kFewestBlocks = 8;      // of a unit: a tile is copied for each
-constexpr std::int32_t kPackedPixels = 1024;   // of a unit, about
 
 constexpr std::int32_t kLanes = 16;  // of 32 bits in a vector
 
@@ -121,15 +118,7 @@ class PopcountPlan final : public BinaryConvPlan {
         tiles_(divided_up(pixels_, vectors_ * Words::kPixels)),
         direct_(shape.taps() == 1 && shape.vertical.stride == 1 && shape.horizontal.stride == 1 &&
                 layout_.row == shape.horizontal.size && layout_.rows == shape.vertical.size),
-        unit_tiles_(divided_up(tiles_, kMostTileUnits)),
-        tile_units_(divided_up(tiles_, unit_tiles_)),
-        chunk_blocks_(even_part(weights_->blocks,
-                                std::max(std::min(kFewestBlocks, weights_->blocks),
-                                         divided_up(weights_->blocks * tiles_, kFewestUnits)))),
-        chunks_(divided_up(weights_->blocks, chunk_blocks_)),
-        pack_rows_(
-            even_part(shape.vertical.size, std::max(1, kPackedPixels / shape.horizontal.size))),
-        pack_blocks_(divided_up(shape.vertical.size, pack_rows_)),
+        units_(shape, layout_, tiles_, weights_->blocks),
         streamed_(std::int64_t{pixels_} * shape.out_channels * std::int64_t{sizeof(float)} >=
                   avx512::kStreamedBytes),
         border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
@@ -139,23 +128,21 @@ class PopcountPlan final : public BinaryConvPlan {
     return static_cast<std::size_t>(shape_.group * layout_.planes_per_group * layout_.plane) *
            sizeof(Word);
   }
-  std::int32_t pack_units() const override {
-    return shape_.group * layout_.planes_per_group * pack_blocks_;
-  }
-  std::int32_t conv_units() const override { return shape_.group * chunks_ * tile_units_; }
+  std::int32_t pack_units() const override { return units_.pack_units(); }
+  std::int32_t conv_units() const override { return units_.conv_units(); }
 
   void pack(std::int32_t unit, const float* x, const float* threshold,
             void* workspace) const override {
-    const std::int32_t plane = unit / pack_blocks_;
-    const std::int32_t row = unit % pack_blocks_ * pack_rows_;
+    const std::int32_t plane = unit % units_.planes;
+    const std::int32_t row = unit / units_.planes * units_.pack_rows;
     const std::int32_t group = plane / layout_.planes_per_group;
     const std::int32_t first = plane % layout_.planes_per_group * kWordChannels<Word>;
     const std::int32_t channel = group * shape_.in_channels_per_group() + first;
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
-    avx512::pack_rows(shape_, layout_, {row, std::min(shape_.vertical.size, row + pack_rows_)},
-                      x + channel * image,
-                      std::min(kWordChannels<Word>, shape_.in_channels_per_group() - first),
-                      threshold + channel, static_cast<Word*>(workspace) + plane * layout_.plane);
+    avx512::pack_rows(
+        shape_, layout_, {row, std::min(shape_.vertical.size, row + units_.pack_rows)},
+        x + channel * image, std::min(kWordChannels<Word>, shape_.in_channels_per_group() - first),
+        threshold + channel, static_cast<Word*>(workspace) + plane * layout_.plane);
   }
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
@@ -206,11 +193,6 @@ class PopcountPlan final : public BinaryConvPlan {
     return t;
   }
 
-  // `all` in parts of at most `most`, all of about a size: how much a part has.
-  static std::int32_t even_part(std::int32_t all, std::int32_t most) {
-    return divided_up(all, divided_up(all, most));
-  }
-
   // As many as fit the first cache.
   static std::int32_t tile_vectors(std::int32_t pixels, std::int32_t rows) {
     const std::int64_t fitting = std::max<std::int64_t>(1, kTileBytes / 64 / rows);
@@ -222,10 +204,10 @@ class PopcountPlan final : public BinaryConvPlan {
   template <typename Store>
   void run_unit(std::int32_t unit, const void* workspace, const Streams& streams,
                 Store store) const {
-    const std::int32_t begin = unit % tile_units_ * unit_tiles_;
-    const std::int32_t chunk = unit / tile_units_ % chunks_;
-    const std::int32_t group = unit / tile_units_ / chunks_;
-    for (std::int32_t tile = begin; tile < std::min(tiles_, begin + unit_tiles_); ++tile) {
+    const std::int32_t begin = unit % units_.tile_parts * units_.tiles;
+    const std::int32_t chunk = unit / units_.tile_parts % units_.chunks;
+    const std::int32_t group = unit / units_.tile_parts / units_.chunks;
+    for (std::int32_t tile = begin; tile < std::min(tiles_, begin + units_.tiles); ++tile) {
       run_tile(tile, chunk, group, workspace, streams, store);
     }
   }
@@ -252,8 +234,8 @@ class PopcountPlan final : public BinaryConvPlan {
       gather(planes, runs_[static_cast<std::size_t>(tile)], pitch, tile_words);
       words = tile_words;
     }
-    const Place place = {group, first, chunk * chunk_blocks_,
-                         std::min(weights_->blocks, (chunk + 1) * chunk_blocks_)};
+    const Place place = {group, first, chunk * units_.blocks,
+                         std::min(weights_->blocks, (chunk + 1) * units_.blocks)};
     switch (vectors) {
       case 1:
         return run_blocks<1, 8>(words, pitch, place, streams, store);
@@ -360,13 +342,8 @@ class PopcountPlan final : public BinaryConvPlan {
   std::int32_t pixels_;   // Ho * Wo
   std::int32_t vectors_;  // of pixels in a tile
   std::int32_t tiles_;
-  bool direct_;                // a plane is a row of every tile
-  std::int32_t unit_tiles_;    // tiles of a unit
-  std::int32_t tile_units_;    // units that the tiles make
-  std::int32_t chunk_blocks_;  // of output channels, at most
-  std::int32_t chunks_;
-  std::int32_t pack_rows_;  // of a unit, at most
-  std::int32_t pack_blocks_;
+  bool direct_;  // a plane is a row of every tile
+  PopcountUnits units_;
   bool streamed_;  // Y is, see kStreamedBytes
   BorderCorrections border_;
   std::vector<Runs> runs_;  // of every tile
