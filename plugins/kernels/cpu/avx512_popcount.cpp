@@ -30,6 +30,7 @@
 
 BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512vpopcntdq,prfchw")
 
+#include "kernels/cpu/channel_epilogue.h"
 #include "kernels/cpu/fetch_ahead.h"
 
 namespace bitexport {
@@ -147,26 +148,9 @@ class PopcountPlan final : public BinaryConvPlan {
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
-    const auto sum_of = [&](std::int32_t co, __m512i accumulator) {
-      const __m512 scaled =
-          _mm512_mul_ps(_mm512_set1_ps(epilogue.scale[co]), _mm512_cvtepi32_ps(accumulator));
-      return _mm512_add_ps(scaled, _mm512_set1_ps(epilogue.bias[co]));
-    };
-    const Streams streams = {y, epilogue.residual};
-    if (epilogue.residual == nullptr) {
-      run_unit(unit, workspace, streams,
-               [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
-                 const __m512 t = sum_of(co, accumulator);
-                 _mm512_mask_storeu_ps(y + index, lanes, activated(epilogue, co, t));
-               });
-    } else {
-      run_unit(unit, workspace, streams,
-               [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
-                 const __m512 r = _mm512_maskz_loadu_ps(lanes, epilogue.residual + index);
-                 const __m512 t = _mm512_add_ps(sum_of(co, accumulator), r);
-                 _mm512_mask_storeu_ps(y + index, lanes, activated(epilogue, co, t));
-               });
-    }
+    with_activation(epilogue, [&](auto activation) {
+      convolve_as<decltype(activation)::value>(unit, workspace, epilogue, y);
+    });
   }
 
   void accumulate(std::int32_t unit, const void* workspace,
@@ -178,15 +162,42 @@ class PopcountPlan final : public BinaryConvPlan {
   }
 
  private:
-  // A branch per vector, which is always the same one: kernels apart would be three times the code.
+  // The epilogue by value: what a compiler reads through references it reads again after each write
+  // to Y.
+  template <Activation kActivation>
+  void convolve_as(std::int32_t unit, const void* workspace, const Epilogue epilogue,
+                   float* y) const {
+    const auto sum_of = [=](std::int32_t co, __m512i accumulator) {
+      const __m512 scaled =
+          _mm512_mul_ps(_mm512_set1_ps(epilogue.scale[co]), _mm512_cvtepi32_ps(accumulator));
+      return _mm512_add_ps(scaled, _mm512_set1_ps(epilogue.bias[co]));
+    };
+    const Streams streams = {y, epilogue.residual};
+    if (epilogue.residual == nullptr) {
+      run_unit(unit, workspace, streams,
+               [=](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
+                 const __m512 t = sum_of(co, accumulator);
+                 _mm512_mask_storeu_ps(y + index, lanes, activated<kActivation>(epilogue, co, t));
+               });
+    } else {
+      run_unit(unit, workspace, streams,
+               [=](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
+                 const __m512 r = _mm512_maskz_loadu_ps(lanes, epilogue.residual + index);
+                 const __m512 t = _mm512_add_ps(sum_of(co, accumulator), r);
+                 _mm512_mask_storeu_ps(y + index, lanes, activated<kActivation>(epilogue, co, t));
+               });
+    }
+  }
+
+  template <Activation kActivation>
   static __m512 activated(const Epilogue& epilogue, std::int32_t co, __m512 t) {
-    if (epilogue.activation == Activation::kPRelu) {
+    if (kActivation == Activation::kPRelu) {
       const __mmask16 negative = _mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_NGE_UQ);
       const __m512 bent = _mm512_mask_mul_ps(t, negative, t, _mm512_set1_ps(epilogue.slope[co]));
       return _mm512_add_ps(bent, _mm512_set1_ps(epilogue.shift[co]));
     }
     // The second operand is the result where one of them is a NaN.
-    if (epilogue.activation == Activation::kClip) {
+    if (kActivation == Activation::kClip) {
       return _mm512_min_ps(_mm512_set1_ps(epilogue.high),
                            _mm512_max_ps(_mm512_set1_ps(epilogue.low), t));
     }
@@ -285,10 +296,18 @@ class PopcountPlan final : public BinaryConvPlan {
     static constexpr int kCount = (kVectors * Words::kPixels + kLanes - 1) / kLanes;
 
     std::int32_t first;
+    // Of the plan, so that a write to Y cannot have changed them.
+    std::int64_t channel;  // pixels of one
+    std::int64_t pitch;    // of the corrections
+    const std::int32_t* corrections;
     __m512i classes[kCount];
     __mmask16 lanes[kCount];
 
-    Pixels(const PopcountPlan& plan, std::int32_t pixel) : first(pixel) {
+    Pixels(const PopcountPlan& plan, std::int32_t pixel)
+        : first(pixel),
+          channel(plan.pixels_),
+          pitch(plan.border_.pitch),
+          corrections(plan.border_.corrections.data()) {
       const std::int32_t all = std::min(kVectors * Words::kPixels, plan.pixels_ - pixel);
       for (int i = 0; i < kCount; ++i) {
         classes[i] = _mm512_loadu_si512(plan.border_.class_of.data() + pixel + i * kLanes);
@@ -301,13 +320,13 @@ class PopcountPlan final : public BinaryConvPlan {
   template <int kVectors, typename Store>
   void finish(std::int32_t co, const Pixels<kVectors>& pixels, const __m512i (&sums)[kVectors],
               Store store) const {
-    const std::int32_t* corrections = border_.corrections.data() + std::int64_t{co} * border_.pitch;
-    const std::int64_t index = std::int64_t{co} * pixels_ + pixels.first;
+    const std::int32_t* corrections = pixels.corrections + co * pixels.pitch;
+    const std::int64_t index = co * pixels.channel + pixels.first;
     const auto one = [&](auto constant) {
       constexpr int i = decltype(constant)::value;
       if constexpr (i < Pixels<kVectors>::kCount) {
         const __m512i correction =
-            border_.pitch == BorderCorrections::kVector
+            pixels.pitch == BorderCorrections::kVector
                 ? _mm512_permutexvar_epi32(pixels.classes[i], _mm512_loadu_si512(corrections))
                 : _mm512_i32gather_epi32(pixels.classes[i], corrections, sizeof(*corrections));
         const __m512i mismatches = Words::template to_int32<i>(sums);
