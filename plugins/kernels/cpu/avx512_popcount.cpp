@@ -23,12 +23,14 @@
 #include "kernels/cpu/avx512_words.h"
 #include "kernels/cpu/output_tiles.h"
 #include "kernels/cpu/plane_layout.h"
+#include "kernels/cpu/popcount_units.h"
 #include "kernels/cpu/popcount_weights.h"
 #include "kernels/cpu/target.h"
 #include "kernels/cpu/variants.h"
 
 BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512vpopcntdq,prfchw")
 
+#include "kernels/cpu/channel_epilogue.h"
 #include "kernels/cpu/fetch_ahead.h"
 
 namespace bitexport {
@@ -37,10 +39,6 @@ namespace {
 
 constexpr std::int32_t kMostVectors = 4;       // of pixels, in a tile
 constexpr std::int64_t kTileBytes = 24 << 10;  // the first cache has 32 KB at least
-constexpr std::int32_t kFewestUnits = 8;       // so that some threads have work
-constexpr std::int32_t kMostTileUnits = 64;    // taking a unit takes time, too
-constexpr std::int32_t kFewestBlocks = 8;      // of a unit: a tile is copied for each
-constexpr std::int32_t kPackedPixels = 1024;   // of a unit, about
 
 constexpr std::int32_t kLanes = 16;  // of 32 bits in a vector
 
@@ -121,15 +119,7 @@ class PopcountPlan final : public BinaryConvPlan {
         tiles_(divided_up(pixels_, vectors_ * Words::kPixels)),
         direct_(shape.taps() == 1 && shape.vertical.stride == 1 && shape.horizontal.stride == 1 &&
                 layout_.row == shape.horizontal.size && layout_.rows == shape.vertical.size),
-        unit_tiles_(divided_up(tiles_, kMostTileUnits)),
-        tile_units_(divided_up(tiles_, unit_tiles_)),
-        chunk_blocks_(even_part(weights_->blocks,
-                                std::max(std::min(kFewestBlocks, weights_->blocks),
-                                         divided_up(weights_->blocks * tiles_, kFewestUnits)))),
-        chunks_(divided_up(weights_->blocks, chunk_blocks_)),
-        pack_rows_(
-            even_part(shape.vertical.size, std::max(1, kPackedPixels / shape.horizontal.size))),
-        pack_blocks_(divided_up(shape.vertical.size, pack_rows_)),
+        units_(shape, layout_, tiles_, weights_->blocks),
         streamed_(std::int64_t{pixels_} * shape.out_channels * std::int64_t{sizeof(float)} >=
                   kStreamedBytes),
         border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
@@ -139,47 +129,28 @@ class PopcountPlan final : public BinaryConvPlan {
     return static_cast<std::size_t>(shape_.group * layout_.planes_per_group * layout_.plane) *
            sizeof(Word);
   }
-  std::int32_t pack_units() const override {
-    return shape_.group * layout_.planes_per_group * pack_blocks_;
-  }
-  std::int32_t conv_units() const override { return shape_.group * chunks_ * tile_units_; }
+  std::int32_t pack_units() const override { return units_.pack_units(); }
+  std::int32_t conv_units() const override { return units_.conv_units(); }
 
   void pack(std::int32_t unit, const float* x, const float* threshold,
             void* workspace) const override {
-    const std::int32_t plane = unit / pack_blocks_;
-    const std::int32_t row = unit % pack_blocks_ * pack_rows_;
+    const std::int32_t plane = unit % units_.planes;
+    const std::int32_t row = unit / units_.planes * units_.pack_rows;
     const std::int32_t group = plane / layout_.planes_per_group;
     const std::int32_t first = plane % layout_.planes_per_group * kWordChannels<Word>;
     const std::int32_t channel = group * shape_.in_channels_per_group() + first;
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
-    avx512::pack_rows(shape_, layout_, {row, std::min(shape_.vertical.size, row + pack_rows_)},
-                      x + channel * image,
-                      std::min(kWordChannels<Word>, shape_.in_channels_per_group() - first),
-                      threshold + channel, static_cast<Word*>(workspace) + plane * layout_.plane);
+    avx512::pack_rows(
+        shape_, layout_, {row, std::min(shape_.vertical.size, row + units_.pack_rows)},
+        x + channel * image, std::min(kWordChannels<Word>, shape_.in_channels_per_group() - first),
+        threshold + channel, static_cast<Word*>(workspace) + plane * layout_.plane);
   }
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
-    const auto sum_of = [&](std::int32_t co, __m512i accumulator) {
-      const __m512 scaled =
-          _mm512_mul_ps(_mm512_set1_ps(epilogue.scale[co]), _mm512_cvtepi32_ps(accumulator));
-      return _mm512_add_ps(scaled, _mm512_set1_ps(epilogue.bias[co]));
-    };
-    const Streams streams = {y, epilogue.residual};
-    if (epilogue.residual == nullptr) {
-      run_unit(unit, workspace, streams,
-               [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
-                 const __m512 t = sum_of(co, accumulator);
-                 _mm512_mask_storeu_ps(y + index, lanes, activated(epilogue, co, t));
-               });
-    } else {
-      run_unit(unit, workspace, streams,
-               [&](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
-                 const __m512 r = _mm512_maskz_loadu_ps(lanes, epilogue.residual + index);
-                 const __m512 t = _mm512_add_ps(sum_of(co, accumulator), r);
-                 _mm512_mask_storeu_ps(y + index, lanes, activated(epilogue, co, t));
-               });
-    }
+    with_activation(epilogue, [&](auto activation) {
+      convolve_as<decltype(activation)::value>(unit, workspace, epilogue, y);
+    });
   }
 
   void accumulate(std::int32_t unit, const void* workspace,
@@ -191,24 +162,46 @@ class PopcountPlan final : public BinaryConvPlan {
   }
 
  private:
-  // A branch per vector, which is always the same one: kernels apart would be three times the code.
+  // The epilogue by value: what a compiler reads through references it reads again after each write
+  // to Y.
+  template <Activation kActivation>
+  void convolve_as(std::int32_t unit, const void* workspace, const Epilogue epilogue,
+                   float* y) const {
+    const auto sum_of = [=](std::int32_t co, __m512i accumulator) {
+      const __m512 scaled =
+          _mm512_mul_ps(_mm512_set1_ps(epilogue.scale[co]), _mm512_cvtepi32_ps(accumulator));
+      return _mm512_add_ps(scaled, _mm512_set1_ps(epilogue.bias[co]));
+    };
+    const Streams streams = {y, epilogue.residual};
+    if (epilogue.residual == nullptr) {
+      run_unit(unit, workspace, streams,
+               [=](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
+                 const __m512 t = sum_of(co, accumulator);
+                 _mm512_mask_storeu_ps(y + index, lanes, activated<kActivation>(epilogue, co, t));
+               });
+    } else {
+      run_unit(unit, workspace, streams,
+               [=](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
+                 const __m512 r = _mm512_maskz_loadu_ps(lanes, epilogue.residual + index);
+                 const __m512 t = _mm512_add_ps(sum_of(co, accumulator), r);
+                 _mm512_mask_storeu_ps(y + index, lanes, activated<kActivation>(epilogue, co, t));
+               });
+    }
+  }
+
+  template <Activation kActivation>
   static __m512 activated(const Epilogue& epilogue, std::int32_t co, __m512 t) {
-    if (epilogue.activation == Activation::kPRelu) {
+    if (kActivation == Activation::kPRelu) {
       const __mmask16 negative = _mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_NGE_UQ);
       const __m512 bent = _mm512_mask_mul_ps(t, negative, t, _mm512_set1_ps(epilogue.slope[co]));
       return _mm512_add_ps(bent, _mm512_set1_ps(epilogue.shift[co]));
     }
     // The second operand is the result where one of them is a NaN.
-    if (epilogue.activation == Activation::kClip) {
+    if (kActivation == Activation::kClip) {
       return _mm512_min_ps(_mm512_set1_ps(epilogue.high),
                            _mm512_max_ps(_mm512_set1_ps(epilogue.low), t));
     }
     return t;
-  }
-
-  // `all` in parts of at most `most`, all of about a size: how much a part has.
-  static std::int32_t even_part(std::int32_t all, std::int32_t most) {
-    return divided_up(all, divided_up(all, most));
   }
 
   // As many as fit the first cache.
@@ -222,10 +215,10 @@ class PopcountPlan final : public BinaryConvPlan {
   template <typename Store>
   void run_unit(std::int32_t unit, const void* workspace, const Streams& streams,
                 Store store) const {
-    const std::int32_t begin = unit % tile_units_ * unit_tiles_;
-    const std::int32_t chunk = unit / tile_units_ % chunks_;
-    const std::int32_t group = unit / tile_units_ / chunks_;
-    for (std::int32_t tile = begin; tile < std::min(tiles_, begin + unit_tiles_); ++tile) {
+    const std::int32_t begin = unit % units_.tile_parts * units_.tiles;
+    const std::int32_t chunk = unit / units_.tile_parts % units_.chunks;
+    const std::int32_t group = unit / units_.tile_parts / units_.chunks;
+    for (std::int32_t tile = begin; tile < std::min(tiles_, begin + units_.tiles); ++tile) {
       run_tile(tile, chunk, group, workspace, streams, store);
     }
   }
@@ -252,8 +245,8 @@ class PopcountPlan final : public BinaryConvPlan {
       gather(planes, runs_[static_cast<std::size_t>(tile)], pitch, tile_words);
       words = tile_words;
     }
-    const Place place = {group, first, chunk * chunk_blocks_,
-                         std::min(weights_->blocks, (chunk + 1) * chunk_blocks_)};
+    const Place place = {group, first, chunk * units_.blocks,
+                         std::min(weights_->blocks, (chunk + 1) * units_.blocks)};
     switch (vectors) {
       case 1:
         return run_blocks<1, 8>(words, pitch, place, streams, store);
@@ -303,10 +296,18 @@ class PopcountPlan final : public BinaryConvPlan {
     static constexpr int kCount = (kVectors * Words::kPixels + kLanes - 1) / kLanes;
 
     std::int32_t first;
+    // Of the plan, so that a write to Y cannot have changed them.
+    std::int64_t channel;  // pixels of one
+    std::int64_t pitch;    // of the corrections
+    const std::int32_t* corrections;
     __m512i classes[kCount];
     __mmask16 lanes[kCount];
 
-    Pixels(const PopcountPlan& plan, std::int32_t pixel) : first(pixel) {
+    Pixels(const PopcountPlan& plan, std::int32_t pixel)
+        : first(pixel),
+          channel(plan.pixels_),
+          pitch(plan.border_.pitch),
+          corrections(plan.border_.corrections.data()) {
       const std::int32_t all = std::min(kVectors * Words::kPixels, plan.pixels_ - pixel);
       for (int i = 0; i < kCount; ++i) {
         classes[i] = _mm512_loadu_si512(plan.border_.class_of.data() + pixel + i * kLanes);
@@ -319,13 +320,13 @@ class PopcountPlan final : public BinaryConvPlan {
   template <int kVectors, typename Store>
   void finish(std::int32_t co, const Pixels<kVectors>& pixels, const __m512i (&sums)[kVectors],
               Store store) const {
-    const std::int32_t* corrections = border_.corrections.data() + std::int64_t{co} * border_.pitch;
-    const std::int64_t index = std::int64_t{co} * pixels_ + pixels.first;
+    const std::int32_t* corrections = pixels.corrections + co * pixels.pitch;
+    const std::int64_t index = co * pixels.channel + pixels.first;
     const auto one = [&](auto constant) {
       constexpr int i = decltype(constant)::value;
       if constexpr (i < Pixels<kVectors>::kCount) {
         const __m512i correction =
-            border_.pitch == BorderCorrections::kVector
+            pixels.pitch == BorderCorrections::kVector
                 ? _mm512_permutexvar_epi32(pixels.classes[i], _mm512_loadu_si512(corrections))
                 : _mm512_i32gather_epi32(pixels.classes[i], corrections, sizeof(*corrections));
         const __m512i mismatches = Words::template to_int32<i>(sums);
@@ -360,13 +361,8 @@ class PopcountPlan final : public BinaryConvPlan {
   std::int32_t pixels_;   // Ho * Wo
   std::int32_t vectors_;  // of pixels in a tile
   std::int32_t tiles_;
-  bool direct_;                // a plane is a row of every tile
-  std::int32_t unit_tiles_;    // tiles of a unit
-  std::int32_t tile_units_;    // units that the tiles make
-  std::int32_t chunk_blocks_;  // of output channels, at most
-  std::int32_t chunks_;
-  std::int32_t pack_rows_;  // of a unit, at most
-  std::int32_t pack_blocks_;
+  bool direct_;  // a plane is a row of every tile
+  PopcountUnits units_;
   bool streamed_;  // Y is, see kStreamedBytes
   BorderCorrections border_;
   std::vector<Runs> runs_;  // of every tile
