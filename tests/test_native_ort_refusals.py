@@ -5,6 +5,7 @@ All models run in another process, which must not crash.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -221,6 +222,20 @@ def test_refusals_are_clean_under_sanitizers(models, answers, sanitized):
     library, variables = sanitized
     found = run_folder(models, library, **variables).errors
     assert {k: v is None for k, v in found.items()} == {k: v is None for k, v in answers.items()}
+
+
+def test_mutated_nodes_are_clean_under_sanitizers(sanitized, tmp_path):
+    """`make fuzz-ops` runs more of them."""
+    library, variables = sanitized
+    paths = os.pathsep.join(str(plugins_build.ROOT / x) for x in ("tests", ".", "plugins/scripts"))
+    arguments = ["--targets", "ops", "--count", "400", "--jobs", "1", "--keep", str(tmp_path)]
+    outcome = subprocess.run(
+        [sys.executable, "-m", "fuzz", *arguments, "--op-library", str(library)],
+        capture_output=True, text=True, check=False, cwd=plugins_build.ROOT, timeout=600,
+        env={**os.environ, **variables, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "ops: 400 inputs, 0 findings" in outcome.stdout
 
 
 # ---- The oldest ONNX Runtime --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How ``bitexport trt`` fails, and the trtexec line; nothing here builds an engine."""
+"""How ``bitexport trt`` fails, and the trtexec line; no engine comes of anything here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from command_line import Outcome, run
@@ -62,6 +63,14 @@ def other_opset(proto: onnx.ModelProto) -> None:
     next(x for x in proto.opset_import if x.domain == "").version = 19
 
 
+def expanded_past_its_size(proto: onnx.ModelProto) -> None:
+    """Sound for onnx and for the parser; the builder sees that the shapes do not fit."""
+    output = proto.graph.output[0].name
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1024]), "size"))
+    proto.graph.node.append(onnx.helper.make_node("Expand", [output, "size"], ["wide"]))
+    proto.graph.output[0].name = "wide"
+
+
 @pytest.mark.parametrize(
     ("damage", "code", "text"),
     [
@@ -70,6 +79,7 @@ def other_opset(proto: onnx.ModelProto) -> None:
         (external, 4, "external data"),
         (free_image, 4, "H"),
         (other_opset, 4, "opset 19"),
+        (expanded_past_its_size, 2, "cannot build an engine"),
     ],
 )
 def test_bad_models(

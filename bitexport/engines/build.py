@@ -22,6 +22,7 @@ from bitexport.runtimes import (
     Engine,
     EngineBuilder,
     EngineOptions,
+    ModelRefused,
     first_gpu,
     timing_cache_path,
 )
@@ -80,7 +81,11 @@ def build_engine(source: Path, output: Path | None, request: EngineRequest) -> E
         timing_cache=_timing_cache(builder, request),
         progress=request.progress,
     )
-    engine = builder.build(model.data, options)
+    try:
+        engine = builder.build(model.data, options)
+    except ModelRefused as error:
+        # What was exported just now is no fault of the file.
+        raise (error.blaming(source) if is_onnx(source) else error) from error
     description = _description(model, engine, builder, options)
     files = {
         output: engine.data,

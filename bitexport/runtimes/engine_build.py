@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bitexport.errors import RuntimeFailure, UnsupportedModel
-from bitexport.runtimes.base import EngineLayer, EngineOptions
+from bitexport.runtimes.base import EngineLayer, EngineOptions, ModelRefused
 from bitexport.runtimes.interruption import deferred_interrupt
 
 __all__ = ["NetworkBuild", "engine_layers", "layers_of_information", "recording_logger", "refusal"]
@@ -70,7 +70,7 @@ class NetworkBuild:
         """One optimization profile; dimensions of unknown size are batches.
 
         Raises:
-            RuntimeFailure: The library refuses it.
+            ModelRefused: The library refuses it.
         """
         batches = (options.min_batch, options.opt_batch, options.max_batch)
         profile = self._builder.create_optimization_profile()
@@ -86,7 +86,8 @@ class NetworkBuild:
         """Build the engine.
 
         Raises:
-            RuntimeFailure: The library cannot build it.
+            ModelRefused: The library cannot build it.
+            RuntimeFailure: There is not enough memory.
             KeyboardInterrupt: Ctrl-C came while it was building.
         """
         with deferred_interrupt() as interrupted:
@@ -146,8 +147,9 @@ def recording_logger(trt: Any) -> Any:  # noqa: ANN401
 
 
 def refusal(title: str, what: str, got: object) -> RuntimeFailure:
-    """The library says no to a model."""
-    return RuntimeFailure(
+    """The library says no to a model, or the machine has no room for it."""
+    kind = RuntimeFailure if "memory" in str(got).lower() else ModelRefused
+    return kind(
         f"{title} {what}",
         got=got or "no message",
         expected="a model of supported operators",
