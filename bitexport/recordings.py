@@ -24,10 +24,12 @@ def read_recording(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     """
     try:
         # Opened here, since numpy leaves the file open when the archive in it is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise _refusal(path, "a single array")
-            found = {name: archive[name] for name in _NAMES if name in archive}
+            with archive:
+                found = {name: archive[name] for name in _NAMES if name in archive}
     except (OSError, ValueError, EOFError, MemoryError, AttributeError, TypeError) as error:
         raise _refusal(path, error) from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:

@@ -26,11 +26,18 @@ def test_help_says_what_gives_an_example_and_names_the_common_options(name: str)
         assert option in text
 
 
-@pytest.mark.parametrize("arguments", [(), ("onnx",)])
-def test_without_arguments_the_help_comes_once(arguments: tuple[str, ...]) -> None:
-    outcome = run(*arguments)
+def test_without_a_command_the_help_comes_once() -> None:
+    outcome = run()
     assert outcome.code == 2
     assert (outcome.out + outcome.err).count("Usage:") == 1
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {"doctor"}))
+def test_a_command_without_its_file_is_an_error_like_any_other(name: str) -> None:
+    outcome = run(name)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: wrong usage (got Missing argument")
+    assert outcome.err.count("\n") == 1
 
 
 def test_short_help_is_the_long_one() -> None:

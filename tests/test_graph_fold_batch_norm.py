@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 
 from bitexport.graph import capture, lower
+from bitexport.graph.passes.fold_batch_norm import fold_batch_norm
 from bitexport.layers import BinaryConv2d, CodebookConv2d, CodebookLinear, SignConv2d
 
 SEED = 3
@@ -192,3 +195,38 @@ def test_codebook_linear_keeps_its_bias():
     graph, _ = lowered(model)
     assert op_types(graph)[-2:] == ["Reshape", "CodebookGemm"]
     check_equal(model, graph)
+
+
+def gemm_model(attributes: dict, *, bias: str) -> onnx.ModelProto:
+    """Gemm -> BatchNorm -> logits, as a foreign file may have it: flatten(x) [N, 360] -> [N, 6]."""
+    rng = np.random.default_rng(SEED)
+    weight = rng.standard_normal((6, 360) if attributes.get("transB") else (360, 6)) / 19
+    norm = (rng.standard_normal((3, 6)), rng.random((1, 6)) + 0.5)
+    arrays = {"W": weight, "C": rng.standard_normal(6)}
+    arrays |= dict(zip("gbmv", np.concatenate(norm), strict=True))
+    nodes = [helper.make_node("Flatten", ["input"], ["x"])]
+    inputs = ["x", "W"] + ([] if bias == "none" else ["C" if bias == "constant" else "Y"])
+    if bias == "computed":
+        nodes.append(helper.make_node("ReduceMean", ["x"], ["Y"], axes=[1], keepdims=1))
+    nodes += [
+        helper.make_node("Gemm", inputs, ["y"], name="gemm", **attributes),
+        helper.make_node("BatchNormalization", ["y", *"gbmv"], ["logits"], name="norm"),
+    ]
+    kinds = (("input", ["N", *SHAPE]), ("logits", ["N", 6]))
+    infos = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in kinds]
+    constants = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("bias", ["none", "constant", "computed"])
+@pytest.mark.parametrize("attributes", [{"beta": 0.5, "alpha": 2.0}, {"transB": 1, "beta": 0.0}])
+def test_a_foreign_gemm_with_factors(attributes, bias):
+    model = gemm_model(attributes, bias=bias)
+    x = np.random.default_rng(1).standard_normal((3, *SHAPE), np.float32)
+    (want,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input": x})
+    graph = ir.from_proto(model)
+    (record,) = fold_batch_norm(graph, keep_float16=False)
+    assert record.applied == (bias != "computed")
+    session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"input": x})[0], want, rtol=1e-4, atol=1e-5)

@@ -31,14 +31,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(no_args_is_help=True)(onnx)
-app.command(no_args_is_help=True)(inspect)
-app.command(no_args_is_help=True)(verify)
-app.command(no_args_is_help=True)(trt)
-app.command(no_args_is_help=True)(bench)
-app.command("eval", no_args_is_help=True)(evaluate)
-app.command(no_args_is_help=True)(triton)
-app.command(no_args_is_help=True)(pack)
+app.command()(onnx)
+app.command()(inspect)
+app.command()(verify)
+app.command()(trt)
+app.command()(bench)
+app.command("eval")(evaluate)
+app.command()(triton)
+app.command()(pack)
 app.command()(doctor)
 
 

@@ -155,6 +155,9 @@ def _reason_to_decline(producer: ir.Node | None, keep_float16: bool) -> str | No
     weight = constant(producer.inputs[1])
     if weight is None:
         return f"the weight of {producer.op_type} {producer.name!r} is no constant"
+    bias = producer.inputs[2] if len(producer.inputs) > 2 else None
+    if bias is not None and constant(bias) is None:
+        return f"the bias of {producer.op_type} {producer.name!r} is no constant"
     if keep_float16 and fits_float16(weight):
         return f"float16 holds the weight of {producer.name!r} exactly, and folding would widen it"
     return None
@@ -178,7 +181,10 @@ def _fold_into_weight(producer: ir.Node, scale: Float64Array, shift: Float64Arra
     bias = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
     out_axis_last = producer.op_type == "Gemm" and not producer.attributes.get_int("transB", 0)
     per_row = scale if out_axis_last else scale.reshape(-1, *[1] * (weight.ndim - 1))
-    new_bias = shift if bias is None else scale * bias + shift
+    # Gemm multiplies its bias by beta, which must not reach the shift.
+    beta = producer.attributes.get_float("beta", 1.0)
+    producer.attributes.pop("beta", None)
+    new_bias = shift if bias is None else scale * (beta * bias) + shift
     set_input_constant(producer, 1, (per_row * weight).astype(np.float32), "weight")
     set_input_constant(producer, 2, new_bias.astype(np.float32), "bias")
 
