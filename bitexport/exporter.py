@@ -40,7 +40,7 @@ from bitexport.graph import (
     finish_traced,
     lower,
 )
-from bitexport.layers import spec_of
+from bitexport.layers import ones_for_zeros, spec_of
 from bitexport.models.mask_rcnn import SCORE_THRESHOLD, Detector
 from bitexport.runtimes import runtime_named
 
@@ -213,8 +213,7 @@ def default_output(source: Path) -> Path:
 def lowered_model(model: LoadedModel, options: ExportOptions) -> LoweredModel:
     """Capture and lower a loaded model."""
     captured = _captured(model, options)
-    lowering = LoweringOptions(float16=options.float16, plain=options.plain)
-    lowered = lower(captured.graph, lowering)
+    lowered = lower(captured.graph, LoweringOptions(float16=options.float16, plain=options.plain))
     if isinstance(model.module, Detector):
         finish_traced(captured.graph, SCORE_THRESHOLD)
     return LoweredModel(
@@ -265,8 +264,7 @@ def _ternary_layers(
 
 
 def _input_shape(model: LoadedModel, options: ExportOptions) -> tuple[int, int, int]:
-    channels, height, width = model.input_shape
-    return (channels, *(options.input_size or (height, width)))
+    return (model.input_shape[0], *(options.input_size or model.input_shape[1:]))
 
 
 def _verify(
@@ -281,7 +279,13 @@ def _verify(
     tolerance = Tolerance.for_model(binary_activations=binary, float16=options.float16)
     bits = compare_bits(lowered.graph, model.module, images, runtime) if binary else None
     comparison = compare_outputs(got, expected.outputs, tolerance, bits)
-    if comparison.ok or _changed_zeros(lowered, comparison, options):
+    if comparison.ok:
+        return comparison
+    if _changed_zeros(lowered, comparison, options):
+        # What zeros are taken for is the only thing that may differ.
+        if (twin := ones_for_zeros(model.module)) is not None:
+            asked = replace(options, zero_weights="exact")
+            _verify(data, lowered, replace(model, module=twin), asked)
         return comparison
     divergence = first_divergence(
         lowered.graph, model.module, images, runtime, limit=tolerance.rel_l2
@@ -299,8 +303,7 @@ def _verify(
 def _changed_zeros(lowered: LoweredModel, comparison: Comparison, options: ExportOptions) -> bool:
     """Whether zeros were there to be taken for +1, as was asked: the file must differ then."""
     weights = options.zero_weights == "plus-one" and any(lowered.zero_weights.values())
-    activations = options.zero_activations == "plus-one" and comparison.zero_activations
-    return weights or bool(activations)
+    return weights or (options.zero_activations == "plus-one" and bool(comparison.zero_activations))
 
 
 def write_metadata(
@@ -332,8 +335,7 @@ def write_metadata(
             dict(lowered.zero_weights), sort_keys=True
         )
     if options.plain:
-        rows = [asdict(layer) for layer in lowered.layers]
-        properties["bitexport.layers"] = json.dumps(rows, sort_keys=True)
+        properties["bitexport.layers"] = json.dumps([*map(asdict, lowered.layers)], sort_keys=True)
     lowered.graph.metadata_props.update(properties)
 
 
@@ -369,8 +371,7 @@ def _own_model(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
             expected="float32 on the CPU",
             fix="Call model.float().cpu() first.",
         )
-    height, width = _image_size(example_input)
-    shape = (int(example_input.shape[1]), height, width)
+    shape = (int(example_input.shape[1]), *_image_size(example_input))
     return LoadedModel(
         module=module.eval(), family="module", arch=type(module).__name__, input_shape=shape
     )

@@ -9,6 +9,7 @@ from bitexport.layers.binary_conv import BinaryConv2d, SignInputConv2d
 from bitexport.layers.codebook import CodebookConv2d, CodebookConvTranspose2d, CodebookLinear
 from bitexport.layers.estimator import SignEstimator, StraightThrough
 from bitexport.layers.sign_conv import SignConv2d
+from bitexport.layers.zeros import ones_for_zeros
 
 __all__ = [
     "BinaryConv2d",
@@ -19,6 +20,7 @@ __all__ = [
     "SignEstimator",
     "SignInputConv2d",
     "StraightThrough",
+    "ones_for_zeros",
     "register_layer",
     "spec_of",
 ]
