@@ -306,6 +306,11 @@ int main() {
       square(5, 5, 6, 2, 1, 5),
       {{2, 2, 3, 4200}, {2, 1, 3, 3}, {1, 1}, {0, 1, 2, 0}, {1, 1}, 2},
       {{1, 3, 24, 31}, {3, 1, 3, 3}, {1, 1}, {0, 0, 0, 0}, {1, 1}, 3},
+      // Kernels of many columns, pads wider than the image, strides and dilations of either axis.
+      {{1, 12, 6, 90}, {4, 12, 2, 66}, {1, 1}, {1, 40, 0, 70}},
+      {{2, 12, 6, 91}, {4, 12, 2, 40}, {1, 2}, {1, 40, 0, 70}},
+      {{1, 12, 9, 37}, {4, 12, 3, 4}, {2, 3}, {5, 60, 3, 80}, {3, 2}},
+      {{1, 9, 40, 3}, {5, 9, 5, 3}, {4, 1}, {50, 0, 20, 9}, {2, 1}},
   };
   for (const ConvArguments& arguments : layers) {
     const bitexport::ConvShapeResult result = bitexport::make_conv_shape(arguments);

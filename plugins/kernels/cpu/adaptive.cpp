@@ -70,7 +70,10 @@ bool fits_lookup(const ConvShape& shape) {
   // A vector of pixels would be mostly empty.
   constexpr std::int64_t kFewestPixels = 5;
   const std::int64_t pixels = std::int64_t{shape.vertical.out_size()} * shape.horizontal.out_size();
-  return most <= std::numeric_limits<std::uint16_t>::max() && pixels >= kFewestPixels;
+  // It copies the image for every column of the kernel.
+  constexpr std::int32_t kMostColumns = 64;
+  return most <= std::numeric_limits<std::uint16_t>::max() && pixels >= kFewestPixels &&
+         shape.horizontal.kernel <= kMostColumns;
 }
 
 Variant choose(const ConvShape& shape, Isa isa) {
