@@ -1,10 +1,11 @@
-"""Take a sample's mean in two steps: over the channels, then over the pixels.
+"""Take a sample's mean in two steps: over the pixels, then over the channels.
 
-    ReduceMean(x [N, C, H, W], [1, 2, 3])   =>   ReduceMean(ReduceMean(x, [1]), [1, 2, 3])
+    ReduceMean(x [N, C, H, W], [1, 2, 3])   =>   ReduceMean(ReduceMean(x, [2, 3]), [1, 2, 3])
 
 Runtimes add the terms up one after the other, torch by halves. Over the 200,000 values of a layer
 of SiMaN's or RBNN's ResNet-18 the first is wrong by 1e-6, ten times as much as the second, and
-flips as many more of the signs that follow. Two short sums are as good as torch's, and not slower.
+flips as many more of the signs that follow. Two short sums are as good as torch's. Neighbours in
+memory go first: over the channels first, ONNX Runtime takes three to ten times as long.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def _split(node: ir.Node) -> None:
     graph, x = graph_of(node), node.inputs[0]
     if x is None or x.shape is None:
         raise TypeError(f"{node.name!r} has no input")
-    axis = new_constant(graph, f"{node.name}.channels", np.array([1], np.int64))
-    first = ir.node("ReduceMean", [x, axis], {"keepdims": 1}, name=f"{node.name}/channels")
+    axes = new_constant(graph, f"{node.name}.pixels", np.array([2, 3], np.int64))
+    first = ir.node("ReduceMean", [x, axes], {"keepdims": 1}, name=f"{node.name}/pixels")
     mean = first.outputs[0]
     mean.name, mean.type = first.name, x.type
-    mean.shape = ir.Shape([x.shape[0], 1, *x.shape[2:]])
+    mean.shape = ir.Shape([*x.shape[:2], 1, 1])
     graph.insert_before(node, [first])
     node.replace_input_with(0, mean)
