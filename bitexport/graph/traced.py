@@ -112,7 +112,8 @@ def finish_traced(model: ir.Model, threshold: float) -> None:
     for index, node in enumerate(graph):
         if "." in (node.name or ""):
             continue
-        node.name = ""
+        # ONNX Runtime 1.20 makes names of its own of these, and wants them to differ.
+        node.name = f"_{index}"
         for position, value in enumerate(node.outputs):
             if value not in interface:
                 value.name = f"_{index}" if position == 0 else f"_{index}:{position}"
