@@ -15,6 +15,20 @@ __all__ = ["read_recording"]
 
 _NAMES = ("input", "logits")
 
+# What numpy and zipfile raise over files that are damaged or of another kind. RuntimeError: an
+# archive with a password or of a compression that zipfile lacks.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def read_recording(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     """Read ``input`` and, where it is there, ``logits`` from an .npz.
@@ -30,9 +44,7 @@ def read_recording(path: Path) -> dict[str, npt.NDArray[np.float32]]:
                 raise _refusal(path, "a single array")
             with archive:
                 found = {name: archive[name] for name in _NAMES if name in archive}
-    except (OSError, ValueError, EOFError, MemoryError, AttributeError, TypeError) as error:
-        raise _refusal(path, error) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise _refusal(path, error) from error
     if "input" not in found:
         raise _refusal(path, "no array `input`")

@@ -598,7 +598,9 @@ class TestInputs:
         assert not trap.exists()
 
     @pytest.mark.parametrize(
-        "case", ["missing", "directory", "empty", "text", "npy", "raw", "cut", "damaged", "pickle"]
+        "case",
+        ["missing", "directory", "empty", "text", "npy", "raw", "cut", "damaged", "pickle"]
+        + ["encrypted", "compressed in another way"],
     )
     def test_no_npz(
         self, wrn: Export, images: Images, recorded: Images, case: str, tmp_path: Path
@@ -619,15 +621,27 @@ def no_npz(case: str, images: Images, recorded: Images, trap: Path) -> bytes:
     elif case == "raw":
         with zipfile.ZipFile(stream, "w") as archive:
             archive.writestr("input", b"no array")
-    elif case in ("cut", "damaged"):
+    elif case in ("cut", "damaged", "encrypted", "compressed in another way"):
         np.savez_compressed(stream, input=images, logits=recorded)
     data = stream.getvalue()
+    if case == "encrypted":
+        return with_byte_of_header(data, 6, 1)  # the first flag
+    if case == "compressed in another way":
+        return with_byte_of_header(data, 8, 97)  # WavPack
     texts = {"empty": b"", "text": b"hello\n", "pickle": pickle.dumps(Pickled(trap))}
     if case == "damaged":
         # The first block of the deflated data gets a type that does not exist.
         start = data.index(b"input.npy") + len(b"input.npy") + 20
         return data[:start] + b"\xff" * 64 + data[start + 64 :]
     return texts.get(case, data[:5000] if case == "cut" else data)
+
+
+def with_byte_of_header(data: bytes, offset: int, value: int) -> bytes:
+    """A ZIP archive with a byte of its first file's header changed, and of its directory's entry."""
+    changed = bytearray(data)
+    changed[data.index(b"PK\x03\x04") + offset] = value
+    changed[data.index(b"PK\x01\x02") + offset + 2] = value
+    return bytes(changed)
 
 
 class TestDoctor:
