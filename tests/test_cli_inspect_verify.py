@@ -599,8 +599,10 @@ class TestInputs:
 
     @pytest.mark.parametrize(
         "case",
-        ["missing", "directory", "empty", "text", "npy", "raw", "cut", "damaged", "pickle"]
-        + ["encrypted", "compressed in another way"],
+        [
+            *("missing", "directory", "empty", "text", "npy", "raw", "cut", "damaged", "pickle"),
+            *("encrypted", "compressed in another way"),
+        ],
     )
     def test_no_npz(
         self, wrn: Export, images: Images, recorded: Images, case: str, tmp_path: Path
