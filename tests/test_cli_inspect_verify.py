@@ -639,7 +639,7 @@ def no_npz(case: str, images: Images, recorded: Images, trap: Path) -> bytes:
 
 
 def with_byte_of_header(data: bytes, offset: int, value: int) -> bytes:
-    """A ZIP archive with a byte of its first file's header changed, and of its directory's entry."""
+    """A ZIP archive with a byte changed in its first header, and in its directory's."""
     changed = bytearray(data)
     changed[data.index(b"PK\x03\x04") + offset] = value
     changed[data.index(b"PK\x01\x02") + offset + 2] = value
