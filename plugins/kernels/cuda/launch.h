@@ -17,18 +17,14 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cuda/problem.h"
+#include "kernels/cuda/queries.h"
 
 namespace bitexport {
 namespace cuda {
 
-// Writes up to `capacity` tactics that take the problem on a device of this compute capability
-// (major * 10 + minor), the likely fastest first; returns how many there are.
-int conv_tactics(const ConvProblem& problem, int compute_capability, int* tactics, int capacity);
-std::size_t conv_workspace_bytes(const ConvProblem& problem, int tactic);
 cudaError_t conv(const ConvProblem& problem, const ConvBuffers& buffers, int tactic,
                  cudaStream_t stream);
 
@@ -37,8 +33,6 @@ cudaError_t conv(const ConvProblem& problem, const ConvBuffers& buffers, int tac
 cudaError_t binary_accumulate(const ConvProblem& problem, const ConvBuffers& buffers, int tactic,
                               std::int32_t* accumulators, cudaStream_t stream);
 
-int gemm_tactics(const GemmProblem& problem, int compute_capability, int* tactics, int capacity);
-std::size_t gemm_workspace_bytes(const GemmProblem& problem, int tactic);
 cudaError_t gemm(const GemmProblem& problem, const GemmBuffers& buffers, int tactic,
                  cudaStream_t stream);
 

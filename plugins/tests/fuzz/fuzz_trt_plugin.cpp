@@ -238,29 +238,10 @@ const PluginLibrary& library() {
 namespace bitexport {
 namespace cuda {
 
-int conv_tactics(const ConvProblem& problem, int compute_capability, int* tactics, int capacity) {
-  return list_conv_tactics(problem, compute_capability, tactics, capacity);
-}
-
-std::size_t conv_workspace_bytes(const ConvProblem& problem, int tactic) {
-  ConvPlan plan;
-  return make_conv_plan(problem, ConvBuffers{}, tactic, nullptr, &plan) ? plan.workspace_bytes : 0;
-}
-
 cudaError_t conv(const ConvProblem& problem, const ConvBuffers& buffers, int tactic, cudaStream_t) {
   ConvPlan plan;
   return make_conv_plan(problem, buffers, tactic, nullptr, &plan) ? cudaSuccess
                                                                   : cudaErrorInvalidValue;
-}
-
-int gemm_tactics(const GemmProblem& problem, int compute_capability, int* tactics, int capacity) {
-  return list_gemm_tactics(problem, compute_capability, tactics, capacity);
-}
-
-std::size_t gemm_workspace_bytes(const GemmProblem& problem, int tactic) {
-  GemmPlan plan;
-  if (!make_gemm_plan(problem, GemmBuffers{}, tactic, &plan) || !plan.by_conv) return 0;
-  return conv_workspace_bytes(plan.conv_problem, plan.conv_tactic);
 }
 
 cudaError_t gemm(const GemmProblem& problem, const GemmBuffers& buffers, int tactic, cudaStream_t) {
