@@ -150,7 +150,8 @@ def _reference(
     arch = properties.get("bitexport.arch", "")
     asked = options is not None and options.arch is not None
     same_family = properties.get("bitexport.family") == model.family
-    if not (asked or not same_family or not arch or len(names) == 1 or names == {*model.outputs}):
+    other_outputs = len(names) > 1 and names != {*model.outputs}
+    if arch and same_family and other_outputs and not asked:
         model = load_model(opened, replace(options or LoadOptions(), arch=arch))
     return model, opened.sha256
 
