@@ -16,7 +16,8 @@ from bitexport.families import LoadOptions
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import LoweringOptions, QonnxModel, lower, read_qonnx
 from bitexport.graph.read import refusing_malformed
-from bitexport.runtimes import ModelRefused, Runner, runtime_named
+from bitexport.runtimes import ModelRefused, Runner
+from bitexport.runtimes.contained import contained
 
 __all__ = ["import_qonnx"]
 
@@ -118,9 +119,9 @@ def _verify(
             fix="Export it with a fixed image size, or pass --no-verify.",
         )
     images = sample_input((rest[0] or 0, rest[1] or 0, rest[2] or 0))
-    runtime = runtime_named("ort")
     try:
-        expected, got = (_run(runtime.load(d), images, batch) for d in (model.reference, data))
+        with contained("ort") as runtime:
+            expected, got = (_run(runtime.load(d), images, batch) for d in (model.reference, data))
     except ModelRefused as error:
         raise InputError(
             "the network cannot be verified: " + error.what,

@@ -26,7 +26,8 @@ from bitexport.families import LoadedModel, LoadOptions, load_model
 from bitexport.graph import computes_in_float16
 from bitexport.graph.read import checked_layers, read_onnx
 from bitexport.recordings import read_recording
-from bitexport.runtimes import Arrays, ModelRefused, Runtime, runtime_named
+from bitexport.runtimes import Arrays, ModelRefused, Runtime
+from bitexport.runtimes.contained import contained
 
 __all__ = ["Verification", "verify_file"]
 
@@ -93,39 +94,39 @@ def verify_file(
         InputError: A file cannot be read or run, or there is nothing to compare with.
         RuntimeFailure: The runtime is missing.
     """
-    runtime = runtime_named(runtime_name)
-    graph, data = read_onnx(model_path)
-    checked_layers(graph, model_path)
-    recorded = {} if inputs is None else read_recording(inputs)
-    reference, fingerprint = _reference(checkpoint, load_options, graph)
-    images = _images(graph, recorded, reference)
-    expected = _expected(recorded, reference, images)
-    input_name, outputs = _interface(graph, model_path)
-    got = _run(runtime, model_path, data, {input_name: images, **expected.inputs})
-    if len(outputs) == 1 == len(expected.outputs):
-        # A foreign file may call its logits anything.
-        got = dict(zip(expected.outputs, [got[outputs[0]]], strict=True))
-    usual = Tolerance.for_model(
-        binary_activations=_takes_signs(graph),
-        float16=computes_in_float16(graph),
-    )
-    tolerance = Tolerance(
-        usual.rel_l2 if rel_l2 is None else rel_l2,
-        usual.top1 if top1 is None else top1,
-        usual.samples if rel_l2 is None else 1.0,
-    )
-    bits = None
-    if reference is not None:
-        bits = compare_bits(graph, reference.module, images, runtime)
-    comparison = compare_outputs(got, expected.outputs, tolerance, bits)
-    divergence = None
-    if not comparison.ok and reference is not None:
-        divergence = first_divergence(
-            graph, reference.module, images, runtime, limit=tolerance.rel_l2
+    with contained(runtime_name) as runtime:
+        graph, data = read_onnx(model_path)
+        checked_layers(graph, model_path)
+        recorded = {} if inputs is None else read_recording(inputs)
+        reference, fingerprint = _reference(checkpoint, load_options, graph)
+        images = _images(graph, recorded, reference)
+        expected = _expected(recorded, reference, images)
+        input_name, outputs = _interface(graph, model_path)
+        got = _run(runtime, model_path, data, {input_name: images, **expected.inputs})
+        if len(outputs) == 1 == len(expected.outputs):
+            # A foreign file may call its logits anything.
+            got = dict(zip(expected.outputs, [got[outputs[0]]], strict=True))
+        usual = Tolerance.for_model(
+            binary_activations=_takes_signs(graph),
+            float16=computes_in_float16(graph),
         )
-    source = graph.metadata_props.get("bitexport.source_sha256", fingerprint)
-    other_source = reference is not None and source != fingerprint
-    return Verification(comparison, tolerance, divergence, other_source)
+        tolerance = Tolerance(
+            usual.rel_l2 if rel_l2 is None else rel_l2,
+            usual.top1 if top1 is None else top1,
+            usual.samples if rel_l2 is None else 1.0,
+        )
+        bits = None
+        if reference is not None:
+            bits = compare_bits(graph, reference.module, images, runtime)
+        comparison = compare_outputs(got, expected.outputs, tolerance, bits)
+        divergence = None
+        if not comparison.ok and reference is not None:
+            divergence = first_divergence(
+                graph, reference.module, images, runtime, limit=tolerance.rel_l2
+            )
+        source = graph.metadata_props.get("bitexport.source_sha256", fingerprint)
+        other_source = reference is not None and source != fingerprint
+        return Verification(comparison, tolerance, divergence, other_source)
 
 
 def _run(runtime: Runtime, path: Path, data: bytes, feed: Arrays) -> Arrays:

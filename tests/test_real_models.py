@@ -157,7 +157,7 @@ def test_tensorrt_rtx_builds_an_engine(case, float16, shared, tmp_path):
     report = bitexport.export(shared / case.checkpoint, path=path, options=options)
     engine = TensorRTRTX().build(path.read_bytes(), EngineOptions(1, 2, 4))
     # Engines hold codes and words as they are in the file, and a few KiB a layer.
-    assert len(engine.data) < report.bytes + 6.5e6
+    assert len(engine.data) < report.bytes + 7e6
 
 
 def test_float16_keeps_the_predictions(shared, tmp_path):

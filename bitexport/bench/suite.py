@@ -25,6 +25,7 @@ from bitexport.bench.measure import Ratio, Timing, pinned, ratio_of, take_turns
 from bitexport.bench.record import LayerTime, Report, Run, Skip
 from bitexport.bench.roofline import Rates, measured_rates
 from bitexport.bench.subjects import read_subject
+from bitexport.bench.trial import try_out
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.evaluation import Accuracy, evaluate
 from bitexport.graph.read import refusing_malformed
@@ -62,6 +63,9 @@ def bench(
         subjects = [read_subject(path, options.export) for path in paths]
         cases: list[Case] = []
         for index, (path, subject) in enumerate(zip(paths, subjects, strict=True)):
+            if subject.engine is None:
+                show(f"trying {subject.name}", 0.1 * index / len(subjects))
+                try_out(path, subject, runtimes, options)
             show(f"building the twins of {subject.name}", 0.1 * index / len(subjects))
             with refusing_malformed(path):
                 cases += cases_of(subject, runtimes, options, skipped)

@@ -44,9 +44,9 @@ def evaluate(
     from bitexport.evaluation import DataOptions, open_images
     from bitexport.evaluation import evaluate as measure
     from bitexport.graph.read import read_classifier
-    from bitexport.runtimes import ModelRefused, runtime_named
+    from bitexport.runtimes import ModelRefused
+    from bitexport.runtimes.contained import contained
 
-    chosen = runtime_named(runtime)
     classifier = read_classifier(model, choices.parse_input_size(input_size))
     options = DataOptions(
         name=dataset,
@@ -58,7 +58,7 @@ def evaluate(
     )
     images = open_images(options, classifier.input_shape)
     try:
-        with progress_bar(f"{model} on {dataset}") as bar:
+        with contained(runtime) as chosen, progress_bar(f"{model} on {dataset}") as bar:
             found = measure(
                 chosen.load(classifier.data, threads=threads),
                 classifier.input_name,

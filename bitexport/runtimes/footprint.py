@@ -21,16 +21,12 @@ import numpy as np
 
 from bitexport.errors import RuntimeFailure
 from bitexport.runtimes import BuiltEngine, load, runtime_named
+from bitexport.runtimes.another_python import command
 
 __all__ = ["Footprint", "footprint", "work"]
 
 _RUNS = 3
 _TIMEOUT = 600
-# A new Python looks into the working directory first, where another bitexport may lie: the sources
-# of a checkout, without compiled libraries. So its path becomes ours before it imports anything.
-_WORKER = (
-    "import sys; sys.path[:] = sys.argv[1:]; from bitexport.runtimes.footprint import work; work()"
-)
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def footprint(
         }
         try:
             result = subprocess.run(  # noqa: S603  (our own code and path)
-                [sys.executable, "-c", _WORKER, *sys.path],
+                command(__name__),
                 input=json.dumps(job),
                 capture_output=True,
                 text=True,

@@ -28,6 +28,7 @@ from bitexport.runtimes import runtime_named, session
 from bitexport.runtimes.libraries import cpu_kernel
 from bitexport.spec import ConvGeometry
 from fuzz import checkpoint_files, key_sets, onnx_files
+from fuzz.forked import fork_contained
 from fuzz.targets import REFUSED_OR_DONE, Input, Target
 
 _RECORDING = "recording.npz"
@@ -198,6 +199,7 @@ def table(op_library: Path | None = None) -> tuple[Target, ...]:
     if op_library is not None:
         os.environ["BITEXPORT_OP_LIBRARY"] = str(op_library)
     torch.set_num_threads(1)
+    fork_contained()
     verified = REFUSED_OR_DONE | {_FAILED_COMPARISON}
     checkpoints = (checkpoint_files.seeds, checkpoint_files.mutate)
     keys = (key_sets.seeds, key_sets.mutate)

@@ -30,6 +30,7 @@ MOST_VIRTUAL = 256 << 30
 LONGEST_LINE = 4096
 TRAP = "trap"  # a pipe without a writer: native code that opens it for reading hangs
 CANARY = "canary"  # what code in an input would leave behind
+TOLD = "forbidden"  # what a process of the command was caught at
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FORBIDDEN = frozenset(
     {
@@ -125,6 +126,7 @@ def _cpu_seconds(process: int) -> float:
 # ---- In the forked process ----------------------------------------------------------------------
 
 _events: list[str] = []
+_judging: list[int] = []
 
 
 def _serve(target: Target, inputs: list[Input], folder: Path, answers: int) -> None:
@@ -146,6 +148,7 @@ def _serve(target: Target, inputs: list[Input], folder: Path, answers: int) -> N
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         if target.prepare is not None:
             target.prepare()
+        _judging.append(os.getpid())
         sys.addaudithook(_watch)
         for given in inputs:
             verdict = _judge(target, given)
@@ -160,7 +163,7 @@ def _serve(target: Target, inputs: list[Input], folder: Path, answers: int) -> N
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _FORBIDDEN:
-        _events.append(f"{event} {str(arguments)[:200]}")
+        _tell(f"{event} {str(arguments)[:200]}")
     elif event == "shutil.rmtree":
         _watch_path("removed", arguments[0])
     elif event == "open" and isinstance(arguments[0], str) and arguments[2] & _WRITING:
@@ -170,7 +173,16 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 def _watch_path(verb: str, path: str | Path) -> None:
     full = os.path.abspath(path)  # noqa: PTH100
     if not full.startswith((os.getcwd(), "/dev/null")):  # noqa: PTH109
-        _events.append(f"{verb} {full[:200]}")
+        _tell(f"{verb} {full[:200]}")
+
+
+def _tell(caught: str) -> None:
+    """Remember it; a process that an input was contained in leaves a file, which is a finding."""
+    if os.getpid() == _judging[-1]:
+        _events.append(caught)
+    else:
+        with os.fdopen(os.open(TOLD, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "w") as file:
+            file.write(caught)
 
 
 def _judge(target: Target, given: Input) -> Verdict:
@@ -182,12 +194,15 @@ def _judge(target: Target, given: Input) -> Verdict:
     _events.clear()
     before = _names()
     allowed = max(_status("VmPeak"), _status("VmSize") + len(given.data) + SLACK_BYTES)
-    cpu = time.process_time()
+    children = max(_children()[1], _status("VmRSS") + len(given.data) + SLACK_BYTES)
+    cpu = time.process_time() + _children()[0]
     code, failure = _run(target, path)
-    seconds = time.process_time() - cpu
-    taken = _status("VmPeak")
-    if target.limited and taken > allowed:
-        failure = failure or f"memory: {(taken - allowed + SLACK_BYTES) >> 20} MiB"
+    seconds = time.process_time() + _children()[0] - cpu
+    beyond = max(_status("VmPeak") - allowed, _children()[1] - children)
+    if target.limited and beyond > 0:
+        failure = failure or f"memory: {(beyond + SLACK_BYTES) >> 20} MiB"
+    if seconds > SECONDS:
+        failure = failure or f"hang: {seconds:.0f} s of CPU time"
     sys.stdout.flush()
     sys.stderr.flush()
     left = _names() - before
@@ -232,6 +247,12 @@ def _misbehaviour(target: Target, code: int, left: set[str]) -> str:
     if not sound or len(lines[0]) > LONGEST_LINE:
         return f"not one line with exit code {code}: {complaint[:600]!r}"
     return ""
+
+
+def _children() -> tuple[float, int]:
+    """CPU time of the processes that were waited for, and the most memory that one has had."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss << 10
 
 
 def _status(field: str, process: int | str = "self") -> int:

@@ -1,0 +1,213 @@
+"""Runtimes in a process of their own: a model that ends it is refused, and nothing else changes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import Outcome, run
+from onnx import TensorProto, helper, numpy_helper
+from test_qonnx import Network
+
+from bitexport.errors import InputError, RuntimeFailure
+from bitexport.runtimes import ModelRefused, runtime_named
+from bitexport.runtimes.contained import ModelCrashed, contained
+
+DEADLY = [-(2**31)], [-1]  # no int32 is their quotient: x86 raises an exception, as for 0 / 0
+CHANNELS, SIDE = 3, 8
+LOGITS = CHANNELS * SIDE**2
+LOAD = """
+import sys
+from bitexport.runtimes import runtime_named
+runtime_named("ort").load(open(sys.argv[1], "rb").read())
+"""
+
+
+def save(path: Path, numerator: list[int], denominator: list[int]) -> Path:
+    """A sound model that scales its images by a quotient, which runtimes compute as they load."""
+    nodes = [
+        helper.make_node("Div", ["numerator", "denominator"], ["quotient"]),
+        helper.make_node("Cast", ["quotient"], ["scale"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("Mul", ["flat", "scale"], ["logits"]),
+    ]
+    values = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", CHANNELS, SIDE, SIDE]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", LOGITS]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(numerator, np.int32), "numerator"),
+        numpy_helper.from_array(np.array(denominator, np.int32), "denominator"),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that ends a process that loads it."""
+    path = save(tmp_path_factory.mktemp("deadly") / "deadly.onnx", *DEADLY)
+    ended = subprocess.run([sys.executable, "-c", LOAD, path], check=False, timeout=300)
+    if ended.returncode == 0:
+        pytest.skip(f"ONNX Runtime divides {DEADLY} on {platform.machine()}")
+    assert ended.returncode < 0
+    return path
+
+
+@pytest.fixture
+def harmless(tmp_path: Path) -> bytes:
+    return save(tmp_path / "harmless.onnx", [6], [3]).read_bytes()
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, CHANNELS, SIDE, SIDE), dtype=np.float32)
+
+
+def assert_refused(outcome: Outcome) -> None:
+    assert outcome.code == 2, outcome.err
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ") and "crashes on the model (got SIGFPE" in line
+
+
+@pytest.mark.parametrize("command", ["verify", "eval", "bench"])
+def test_a_model_that_ends_the_process_is_refused(
+    command: str, deadly: Path, tmp_path: Path
+) -> None:
+    recording = tmp_path / "recording.npz"
+    np.savez(recording, input=images(2), logits=images(2).reshape(2, -1))
+    options = {
+        "verify": ["--inputs", recording],
+        "eval": ["--dataset", "digits"],
+        "bench": ["--no-memory", "--duration", "0", "--runtimes", "ort"],
+    }
+    outcome = run(command, deadly, *options[command])
+    assert_refused(outcome)
+    assert deadly.name in outcome.err
+
+
+def test_a_qonnx_file_that_ends_the_process_is_refused(deadly: Path, tmp_path: Path) -> None:
+    del deadly  # which says whether there is such a thing here
+    net = Network()
+    quotient = net.node("Div", *(net.constant(x, np.int32) for x in DEADLY))
+    scale = net.node("Cast", quotient, to=TensorProto.FLOAT)
+    x = net.node("Mul", net.bipolar("image"), scale)
+    x = net.conv(x, net.bipolar(net.weight(8, 3, 3, 3)))
+    path = net.save(tmp_path / "qonnx.onnx", net.node("Flatten", x))
+    assert_refused(run("onnx", path, "-o", tmp_path / "out.onnx"))
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_it_computes_what_the_runtime_computes(harmless: bytes, tmp_path: Path) -> None:
+    other = save(tmp_path / "other.onnx", [15], [3]).read_bytes()
+    with contained("ort") as runtime:
+        doubled, fivefold = (runtime.load(model, threads=1) for model in (harmless, other))
+        for count in (1, 3, 1000):
+            given = {"input": images(count)}
+            expected = runtime_named("ort").load(harmless).run(given)["logits"]
+            got = doubled.run(given)
+            assert list(got) == ["logits"] and got["logits"].dtype == np.float32
+            np.testing.assert_array_equal(got["logits"], expected)
+            np.testing.assert_array_equal(fivefold.run(given)["logits"], expected / 2 * 5)
+
+
+def test_a_refusal_crosses_over(harmless: bytes) -> None:
+    def refusal(load: Callable[[bytes], object]) -> ModelRefused:
+        with pytest.raises(ModelRefused) as caught:
+            load(b"no model")
+        assert not isinstance(caught.value, ModelCrashed)
+        return caught.value
+
+    with contained("ort") as runtime:
+        assert str(refusal(runtime.load)) == str(refusal(runtime_named("ort").load))
+        # It goes on after that.
+        runner = runtime.load(harmless)
+        with pytest.raises(ModelRefused):
+            runner.run({"input": images(2).astype(np.float64)})
+        assert runner.run({"input": images(2)})["logits"].shape == (2, LOGITS)
+
+
+def test_a_crash_leaves_a_runtime_that_starts_anew(deadly: Path, harmless: bytes) -> None:
+    with contained("ort") as runtime:
+        with pytest.raises(ModelCrashed):
+            runtime.load(deadly.read_bytes())
+        assert runtime.load(harmless).run({"input": images(1)})["logits"].shape == (1, LOGITS)
+
+
+def test_text_is_no_output(tmp_path: Path) -> None:
+    values = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N"]),
+        helper.make_tensor_value_info("text", TensorProto.STRING, ["N"]),
+    ]
+    node = helper.make_node("Cast", ["input"], ["text"], to=TensorProto.STRING)
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    with contained("ort") as runtime, pytest.raises(ModelRefused, match=r"numbers.*'text'"):
+        runtime.load(model.SerializeToString()).run({"input": np.zeros(2, np.float32)})
+
+
+def test_unknown_runtime() -> None:
+    with pytest.raises(InputError, match="nonsense"), contained("nonsense"):
+        pass
+
+
+def test_no_python_to_start(harmless: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with contained("ort") as runtime, pytest.raises(RuntimeFailure, match="/no/such/python"):
+        runtime.load(harmless)
+
+
+def children() -> set[int]:
+    return {int(p) for p in Path("/proc/thread-self/children").read_text().split()}
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="asks Linux's /proc")
+def test_the_process_ends_with_the_context_and_by_the_system(harmless: bytes) -> None:
+    before = children()
+    with contained("ort") as runtime:
+        runner = runtime.load(harmless)
+        (process,) = children() - before
+        os.kill(process, signal.SIGKILL)  # as the system does where memory runs out
+        with pytest.raises(MemoryError):
+            runner.run({"input": images(1)})
+        runtime.load(harmless)
+        assert len(children() - before) == 1
+    assert children() <= before
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux's /proc")
+def test_it_does_not_outlive_a_program_that_is_killed(tmp_path: Path, harmless: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(harmless)
+    program = """
+import sys, time
+from pathlib import Path
+from bitexport.runtimes.contained import contained
+with contained("ort") as runtime:
+    runtime.load(Path(sys.argv[1]).read_bytes())
+    print(Path("/proc/thread-self/children").read_text(), flush=True)
+    time.sleep(600)
+"""
+    path = tmp_path / "model.onnx"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        process = Path("/proc", parent.stdout.readline().strip(), "status")
+        assert process.exists()
+        parent.kill()
+    for _ in range(300):
+        if not process.exists() or "State:\tZ" in process.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("the process is still there")
