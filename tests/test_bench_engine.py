@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from command_line import Outcome, run
 from family_networks import export_family
@@ -114,6 +115,18 @@ def test_an_engine_runs_beside_twins_of_its_source(engine: Path, device: Device)
     assert own["speedup_low"] is not None
     reasons = [s["reason"] for s in record["skipped"] if s["precision"] == own["precision"]]
     assert reasons == [f"batch {b} is outside of its 2 to 4" for b in (1, 8)]
+
+
+def test_a_builder_is_given_only_what_onnx_finds_sound(
+    engine: Path, device: Device, tmp_path: Path
+) -> None:
+    model = onnx.load(engine.with_name("net.onnx"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "net.onnx")
+    outcome = run("bench", tmp_path / "net.onnx", "--runtimes", device.name, "--json", "-")
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert "not a sound ONNX model" in line
 
 
 def test_an_engine_whose_source_has_changed_runs_alone(engine: Path, device: Device) -> None:
