@@ -20,7 +20,7 @@ from test_qonnx import Network
 
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.runtimes import ModelRefused, runtime_named
-from bitexport.runtimes.contained import ModelCrashed, contained
+from bitexport.runtimes.contained import ModelCrashed, _ContainedRunner, contained
 
 DEADLY = [-(2**31)], [-1]  # no int32 is their quotient: x86 raises an exception, as for 0 / 0
 CHANNELS, SIDE = 3, 8
@@ -120,6 +120,18 @@ def test_it_computes_what_the_runtime_computes(harmless: bytes, tmp_path: Path) 
             assert list(got) == ["logits"] and got["logits"].dtype == np.float32
             np.testing.assert_array_equal(got["logits"], expected)
             np.testing.assert_array_equal(fivefold.run(given)["logits"], expected / 2 * 5)
+
+
+def test_a_model_that_nobody_holds_is_forgotten(harmless: bytes) -> None:
+    with contained("ort") as runtime:
+        runner = runtime.load(harmless)
+        number = runner._number  # type: ignore[attr-defined]
+        again = _ContainedRunner(runner._process, number)  # type: ignore[attr-defined]
+        assert again.run({"input": images(1)})
+        del runner
+        with pytest.raises(RuntimeError, match=f"KeyError: {number}"):
+            again.run({"input": images(1)})
+        assert runtime.load(harmless).run({"input": images(1)})
 
 
 def test_a_refusal_crosses_over(harmless: bytes) -> None:

@@ -18,9 +18,11 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -65,16 +67,20 @@ class _Contained:
         self.name = inner.name
         self._inner = inner
         self._process = process
+        self._numbers = count()
 
     def availability(self) -> Availability:
         """That of the runtime; here, as it runs nothing."""
         return self._inner.availability()
 
     def load(self, model: bytes, *, threads: int = 0) -> Runner:
-        """Load a model in the other process, where it stays until that ends."""
-        job = {"runtime": self.name, "threads": threads}
-        found, _ = self._process.ask(job, {"model": np.frombuffer(model, np.uint8)})
-        return _ContainedRunner(self._process, found["loaded"])
+        """Load a model in the other process, where it stays as long as the runner here."""
+        number = next(self._numbers)
+        job = {"load": number, "runtime": self.name, "threads": threads}
+        self._process.ask(job, {"model": np.frombuffer(model, np.uint8)})
+        runner = _ContainedRunner(self._process, number)
+        weakref.finalize(runner, self._process.dropped.append, number)
+        return runner
 
 
 class _ContainedRunner:
@@ -89,9 +95,14 @@ class _ContainedRunner:
 
 
 class _Process:
-    """The other process."""
+    """The other process.
+
+    Attributes:
+        dropped: Numbers of models that it may forget.
+    """
 
     def __init__(self, runtime: str) -> None:
+        self.dropped: list[int] = []
         self._runtime = runtime
         self._process: subprocess.Popen[bytes] | None = None
         self._said: deque[bytes] = deque(maxlen=1)
@@ -105,8 +116,9 @@ class _Process:
             ModelCrashed: The process came to an end.
         """
         process = self._process or self._start()
+        dropped = [self.dropped.pop() for _ in range(len(self.dropped))]
         try:
-            _send(_stream(process.stdin), job, arrays)
+            _send(_stream(process.stdin), {**job, "dropped": dropped}, arrays)
             answer, outputs = _receive(_stream(process.stdout))
         except (EOFError, BrokenPipeError):
             self._fail(process)
@@ -195,10 +207,12 @@ def work() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _send(answers, {}, {})
-    loaded: list[Runner] = []
+    loaded: dict[int, Runner] = {}
     with suppress(EOFError, BrokenPipeError):
         while True:
             job, arrays = _receive(jobs)
+            for number in job["dropped"]:
+                loaded.pop(number, None)
             try:
                 answer = _answer(job, arrays, loaded)
             except BitexportError as error:
@@ -211,7 +225,7 @@ def work() -> None:
 
 
 def _answer(
-    job: dict[str, Any], arrays: dict[str, Any], loaded: list[Runner]
+    job: dict[str, Any], arrays: dict[str, Any], loaded: dict[int, Runner]
 ) -> tuple[dict[str, Any], Arrays]:
     if "run" in job:
         outputs = loaded[job["run"]].run(arrays)
@@ -225,8 +239,8 @@ def _answer(
                 )
         return {}, outputs
     runtime = runtime_named(job["runtime"])
-    loaded.append(runtime.load(arrays["model"].tobytes(), threads=job["threads"]))
-    return {"loaded": len(loaded) - 1}, {}
+    loaded[job["load"]] = runtime.load(arrays["model"].tobytes(), threads=job["threads"])
+    return {}, {}
 
 
 # ---- Messages -----------------------------------------------------------------------------------
@@ -257,8 +271,8 @@ def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _array(stream: IO[bytes], kind: np.dtype[Any], shape: list[int]) -> npt.NDArray[Any]:
-    count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    data = stream.read(count)
-    if len(data) < count:
+    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    data = stream.read(size)
+    if len(data) < size:
         raise EOFError
     return np.frombuffer(data, kind).reshape(shape)
