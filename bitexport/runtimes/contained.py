@@ -147,6 +147,7 @@ class _Process:
             self._reader.start()
             _receive(_stream(process.stdout))
         except (OSError, EOFError) as error:
+            self._process = None
             if process is not None:
                 self._wait(process)
             raise RuntimeFailure(
@@ -172,7 +173,7 @@ class _Process:
     def _fail(self, process: subprocess.Popen[bytes]) -> NoReturn:
         code = self._wait(process)
         self._process = None
-        if code == -signal.SIGKILL:
+        if code == -9:  # SIGKILL, which not every system has
             raise MemoryError(f"the system killed the process of {self._runtime}")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         raise ModelCrashed(
