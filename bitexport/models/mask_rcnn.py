@@ -12,10 +12,13 @@ layers other names than today's:
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
+
+if TYPE_CHECKING:
+    from torchvision.models.detection import MaskRCNN
 
 __all__ = [
     "DETECTION_NAMES",
@@ -97,6 +100,9 @@ class Detector(nn.Module):
 
 def build_mask_rcnn(num_classes: int) -> MaskRCNN:
     """A Mask R-CNN in evaluation mode whose BatchNorms have no eps."""
+    # Here, as it takes a second that other networks need not wait for.
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
     model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_classes)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
