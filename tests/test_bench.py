@@ -309,7 +309,8 @@ def test_memory_is_measured_with_our_own_package(
 def test_memory_that_cannot_be_measured_is_left_out(
     exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    nothing = ["/no/such/python"]
+    monkeypatch.setattr("bitexport.runtimes.footprint.python_command", lambda module: nothing)
     options = ["--duration", "0", "--precisions", "fp32", "--runtimes", "ort", "--json", "-"]
     record = run("bench", exported["trained"], *options).json
     assert [run["peak_memory_bytes"] for run in record["runs"]] == [None, None]

@@ -126,12 +126,12 @@ def test_a_model_that_nobody_holds_is_forgotten(harmless: bytes) -> None:
     with contained("ort") as runtime:
         runner = runtime.load(harmless)
         number = runner._number  # type: ignore[attr-defined]
-        again = _ContainedRunner(runner._process, number)  # type: ignore[attr-defined]
+        again = _ContainedRunner(runner._runtime, number)  # type: ignore[attr-defined]
         assert again.run({"input": images(1)})
         del runner
+        assert runtime.load(harmless).run({"input": images(1)})
         with pytest.raises(RuntimeError, match=f"KeyError: {number}"):
             again.run({"input": images(1)})
-        assert runtime.load(harmless).run({"input": images(1)})
 
 
 def test_a_refusal_crosses_over(harmless: bytes) -> None:
@@ -148,6 +148,59 @@ def test_a_refusal_crosses_over(harmless: bytes) -> None:
         with pytest.raises(ModelRefused):
             runner.run({"input": images(2).astype(np.float64)})
         assert runner.run({"input": images(2)})["logits"].shape == (2, LOGITS)
+
+
+def test_scalars_and_empty_arrays_keep_their_shape() -> None:
+    values = [
+        helper.make_tensor_value_info(name, kind, None)
+        for name, kind in (("a", TensorProto.INT64), ("b", TensorProto.FLOAT16))
+    ]
+    nodes = [helper.make_node("Identity", [name], [f"{name}2"]) for name in "ab"]
+    outputs = [
+        helper.make_tensor_value_info(f"{v.name}2", v.type.tensor_type.elem_type, None)
+        for v in values
+    ]
+    graph = helper.make_graph(nodes, "g", values, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    with contained("ort") as runtime:
+        runner = runtime.load(model.SerializeToString())
+        for a in (np.array(7), np.zeros((0, 3), np.int64), np.arange(12).reshape(3, 4).T):
+            given = {"a": a, "b": np.float16(a) + np.float16(0.5)}
+            found = runner.run(given)
+            for name, array in given.items():
+                got = found[f"{name}2"]
+                assert (got.shape, got.dtype) == (np.shape(array), np.asarray(array).dtype)
+                np.testing.assert_array_equal(got, array)
+
+
+def negative(path: Path) -> Path:
+    """Slices an axis of less than no elements, which onnx's shape inference asserts not to see."""
+    values = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, [-3]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n"]),
+    ]
+    bounds = {"starts": [0], "ends": [1], "axes": [0]}
+    constants = [numpy_helper.from_array(np.array(v), k) for k, v in bounds.items()]
+    node = helper.make_node("Slice", ["input", *bounds], ["logits"])
+    graph = helper.make_graph([node], "g", values[:1], values[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("command", ["inspect", "trt", "triton", "onnx"])
+def test_a_model_that_crashes_onnx_is_refused(command: str, tmp_path: Path) -> None:
+    path = negative(tmp_path / "model.onnx")
+    program = "import onnx, sys; onnx.shape_inference.infer_shapes(onnx.load(sys.argv[1]))"
+    ended = subprocess.run([sys.executable, "-c", program, path], check=False, timeout=300)
+    if ended.returncode >= 0:
+        pytest.skip(f"onnx {onnx.__version__} takes sizes below zero")
+    output = () if command == "inspect" else ("-o", tmp_path / "output")
+    outcome = run(command, path, *output)
+    assert outcome.code == 2, outcome.err
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ") and f"{path}: the model crashes the onnx package" in line
+    assert sorted(tmp_path.iterdir()) == [path]
 
 
 def test_a_crash_leaves_a_runtime_that_starts_anew(deadly: Path, harmless: bytes) -> None:

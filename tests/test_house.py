@@ -25,9 +25,11 @@ MODULES = {
 RANKS = {
     "errors": 0,
     "packing": 1,
+    "worker": 1,
     "spec": 2,
     "files": 2,
     "recordings": 2,
+    "onnx_library": 2,
     "ops": 3,
     "checkpoint": 3,
     "layers": 3,
@@ -61,7 +63,7 @@ LIBRARIES = {
     "pycuda": {"runtimes"},
     "torch": {"checkpoint", "layers", "models", "families", "graph"}
     | {"comparison", "exporter", "diagnosis", "evaluation"},
-    "onnx": {"graph", "runtimes"},
+    "onnx": {"graph", "onnx_library", "runtimes"},
     "onnx_ir": {
         "ops",
         "graph",

@@ -11,12 +11,13 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
-from bitexport.errors import InputError, UnsupportedModel
+from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.capture import INPUT_NAME, OUTPUT_NAME
 from bitexport.graph.passes.expand_quantizers import expand_quantizers
 from bitexport.graph.passes.name_after_modules import SCOPES
 from bitexport.graph.quantizers import DOMAINS
 from bitexport.graph.read import read_onnx
+from bitexport.onnx_library import OnnxLibrary, OnnxRefusal
 from bitexport.ops.bodies import OPSET
 from bitexport.ops.table import DOMAIN as OWN_DOMAIN
 
@@ -58,15 +59,16 @@ def read_qonnx(path: Path) -> QonnxModel:
     given = onnx.ModelProto.FromString(data)
     _require_quantizers(path, given)
     paths = _module_paths(given)
-    graph = _converted(path, given)
-    for node in graph.graph:
-        scopes = paths.get(node.outputs[0].name or "") if node.outputs else None
-        node.metadata_props.pop(SCOPES, None)
-        if scopes is not None:
-            node.metadata_props[SCOPES] = repr(["", scopes, ""])
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
-    _name_interface(path, graph)
-    reference = _reference(path, graph)
+    with OnnxLibrary(path) as library:
+        graph = _converted(path, given, library)
+        for node in graph.graph:
+            scopes = paths.get(node.outputs[0].name or "") if node.outputs else None
+            node.metadata_props.pop(SCOPES, None)
+            if scopes is not None:
+                node.metadata_props[SCOPES] = repr(["", scopes, ""])
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+        _name_interface(path, graph)
+        reference = _reference(path, graph, library)
     shape = graph.graph.inputs[0].shape
     return QonnxModel(
         graph=graph,
@@ -125,7 +127,7 @@ def _path_in_name(node: onnx.NodeProto) -> str:
     return ".".join(part for part in node.name.split("/")[:-1] if part)
 
 
-def _converted(path: Path, model: onnx.ModelProto) -> ir.Model:
+def _converted(path: Path, model: onnx.ModelProto, library: OnnxLibrary) -> ir.Model:
     """The model in our opset."""
     opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
     named = {i.domain for i in model.opset_import}
@@ -133,8 +135,11 @@ def _converted(path: Path, model: onnx.ModelProto) -> ir.Model:
         model.opset_import.add(domain=domain, version=1)
     try:
         if opset != OPSET:
-            model = onnx.version_converter.convert_version(model, OPSET)
+            data = library.convert(model.SerializeToString(), OPSET)
+            model = onnx.ModelProto.FromString(data)
         return ir.from_proto(model)
+    except (BitexportError, MemoryError):
+        raise
     except Exception as error:
         raise UnsupportedModel(
             f"{path}: the model cannot be brought to opset {OPSET}",
@@ -164,26 +169,26 @@ def _name_interface(path: Path, model: ir.Model) -> None:
         value.name = name
 
 
-def _reference(path: Path, model: ir.Model) -> bytes:
+def _reference(path: Path, model: ir.Model, library: OnnxLibrary) -> bytes:
     """The model in standard operators; its inferred shapes are noted in ``model`` too."""
     twin = ir.from_proto(ir.to_proto(model))
     expand_quantizers(twin)
     RemoveUnusedNodesPass()(twin)
     try:
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(twin))
-        onnx.checker.check_model(proto)
-    except Exception as error:
+        data = library.infer_shapes(ir.to_proto(twin).SerializeToString())
+        library.check(data)
+    except OnnxRefusal as error:
         raise InputError(
             f"{path}: the model is not valid ONNX",
-            got=str(error).strip().splitlines()[0],
+            got=str(error).splitlines()[0],
             expected="a model that onnx's checker accepts",
             fix="Export the network again.",
         ) from error
+    proto = onnx.ModelProto.FromString(data)
     known = {v.name: v for node in ir.from_proto(proto).graph for v in node.outputs}
     for node in model.graph:
         for value in node.outputs:
             inferred = known.get(value.name)
             if inferred is not None:
                 value.shape, value.type = value.shape or inferred.shape, value.type or inferred.type
-    data: bytes = proto.SerializeToString()
     return data

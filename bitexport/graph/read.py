@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.layers import LayerInfo, layers_of
+from bitexport.onnx_library import OnnxLibrary, OnnxRefusal
 from bitexport.ops.table import DOMAIN
 
 __all__ = [
@@ -85,15 +86,14 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
             expected="one self-contained file",
             fix="Save the model again without external data.",
         )
-    if strict:
-        _check(proto, path)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto)
-    except Exception:
+    with OnnxLibrary(path) as library:
+        if strict:
+            _check(library, data, path)
         # Shapes only serve the report; a model that cannot be inferred is still shown.
-        inferred = proto
+        with suppress(OnnxRefusal):
+            proto = onnx.ModelProto.FromString(library.infer_shapes(data))
     try:
-        model = ir.from_proto(inferred)
+        model = ir.from_proto(proto)
     except Exception as error:
         raise _no_model(path, error) from error
     _require_modest(model, path)
@@ -116,14 +116,13 @@ def _require_modest(model: ir.Model, path: Path) -> None:
             )
 
 
-def _check(proto: onnx.ModelProto, path: Path) -> None:
+def _check(library: OnnxLibrary, data: bytes, path: Path) -> None:
     try:
-        onnx.checker.check_model(proto)
-    except Exception as error:
-        first = str(error).strip().splitlines()[:1]
+        library.check(data)
+    except OnnxRefusal as error:
         raise InputError(
             f"{path}: not a sound ONNX model",
-            got=first[0] if first else type(error).__name__,
+            got=str(error).splitlines()[0],
             expected="a model that onnx's checker accepts",
             fix="The file is damaged; export the model again.",
         ) from error

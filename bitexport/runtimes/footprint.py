@@ -21,7 +21,7 @@ import numpy as np
 
 from bitexport.errors import RuntimeFailure
 from bitexport.runtimes import BuiltEngine, load, runtime_named
-from bitexport.runtimes.another_python import command
+from bitexport.worker import end_with_starter, python_command
 
 __all__ = ["Footprint", "footprint", "work"]
 
@@ -70,7 +70,7 @@ def footprint(
         }
         try:
             result = subprocess.run(  # noqa: S603  (our own code and path)
-                command(__name__),
+                python_command(__name__),
                 input=json.dumps(job),
                 capture_output=True,
                 text=True,
@@ -92,6 +92,7 @@ def footprint(
 
 def work() -> None:
     """The other process: do the job on stdin, and print what it took."""
+    end_with_starter()
     job: dict[str, Any] = json.load(sys.stdin)
     data = Path(job["model"]).read_bytes()
     runtime_named(job["runtime"]).availability().require()

@@ -7,30 +7,31 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
+from bitexport import onnx_library, worker
 from bitexport.runtimes import contained
 from fuzz.worker import SECONDS
 
 
 def fork_contained() -> None:
     """From here on, in this process and in those that it forks."""
-    contained.subprocess = SimpleNamespace(PIPE=-1, Popen=_Forked)
+    worker.subprocess = SimpleNamespace(PIPE=-1, Popen=_Forked)
 
 
 class _Forked:
     """As much of Popen as is asked for."""
 
     def __init__(self, command: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> None:
-        del command, stdin, stdout, stderr
+        del stdin, stdout, stderr
         pipes = [os.pipe() for _ in range(3)]
         (job, jobs), (answers, answer), (words, word) = pipes
         self._process = os.fork()
         if self._process == 0:
             for ours, standard in zip((job, answer, word), range(3), strict=True):
                 os.dup2(ours, standard)
-            _work({end for pipe in pipes for end in pipe})
+            _work(_works(command), {end for pipe in pipes for end in pipe})
         for theirs in (job, answer, word):
             os.close(theirs)
         self.stdin, self.stdout, self.stderr = (
@@ -45,7 +46,12 @@ class _Forked:
         return os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
 
 
-def _work(pipes: set[int]) -> None:
+def _works(command: Sequence[str]) -> Callable[[], None]:
+    modules = (contained, onnx_library)
+    return next(m.work for m in modules if worker.python_command(m.__name__) == command)
+
+
+def _work(work: Callable[[], None], pipes: set[int]) -> None:
     """The other side; never returns."""
     code = 1
     try:
@@ -56,7 +62,7 @@ def _work(pipes: set[int]) -> None:
         # Closing the parent's streams would close the pipes, which have their numbers now.
         kept = sys.stdin, sys.stdout, sys.stderr
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(i, "rw"[i > 0]) for i in range(3))
-        contained.work()
+        work()
         code = 0
         del kept
     except BaseException:

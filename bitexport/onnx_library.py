@@ -1,0 +1,112 @@
+"""What the onnx package's C++ does to a stranger's model, in a process of its own.
+
+Its shape inference is written with assertions: a Slice of an axis whose size is below zero, for
+one, ends the process.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from bitexport.errors import InputError
+from bitexport.worker import Arrays, Said, Worker, WorkerCrash, serve
+
+__all__ = ["OnnxLibrary", "OnnxRefusal", "work"]
+
+
+class OnnxRefusal(Exception):
+    """What onnx says of a model that it does not take."""
+
+
+class OnnxLibrary:
+    """The functions of onnx, on serialized models; a context, which ends the process.
+
+    Args:
+        file: For messages.
+    """
+
+    def __init__(self, file: object) -> None:
+        self._file = file
+        self._worker = Worker(__name__, "onnx")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._worker.__exit__(kind, error, trace)
+
+    def check(self, model: bytes) -> None:
+        """Let onnx's checker look at the model.
+
+        Raises:
+            OnnxRefusal: It finds fault with it.
+            InputError: It crashes.
+        """
+        self._ask("check", model)
+
+    def infer_shapes(self, model: bytes) -> bytes:
+        """The model with the shapes that onnx can infer.
+
+        Raises:
+            OnnxRefusal: The shapes contradict each other.
+            InputError: It crashes.
+        """
+        return self._ask("infer_shapes", model)
+
+    def convert(self, model: bytes, opset: int) -> bytes:
+        """The model in another opset.
+
+        Raises:
+            OnnxRefusal: An operator has no counterpart there.
+            InputError: It crashes.
+        """
+        return self._ask("convert", model, opset)
+
+    def _ask(self, function: str, model: bytes, opset: int = 0) -> bytes:
+        job = {"function": function, "opset": opset}
+        try:
+            said, found = self._worker.ask(job, {"model": np.frombuffer(model, np.uint8)})
+        except WorkerCrash as crash:
+            raise InputError(
+                f"{self._file}: the model crashes the onnx package",
+                got=crash,
+                expected="a model that onnx can read",
+                fix="The file is damaged; export the model again.",
+            ) from crash
+        if "refusal" in said:
+            raise OnnxRefusal(said["refusal"])
+        return found["model"].tobytes()
+
+
+def work() -> None:
+    """The other process."""
+    serve(_answer)
+
+
+def _answer(job: Said, arrays: dict[str, npt.NDArray[Any]]) -> tuple[Said, Arrays]:
+    import onnx
+
+    given = arrays["model"].tobytes()
+    try:
+        found = onnx.ModelProto.FromString(given)
+        if job["function"] == "check":
+            onnx.checker.check_model(found)
+        elif job["function"] == "infer_shapes":
+            found = onnx.shape_inference.infer_shapes(found)
+        else:
+            found = onnx.version_converter.convert_version(found, job["opset"])
+    except MemoryError:
+        raise
+    except Exception as error:
+        return {"refusal": str(error).strip() or type(error).__name__}, {}
+    data = b"" if job["function"] == "check" else found.SerializeToString()
+    return {}, {"model": np.frombuffer(data, np.uint8)}
