@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import sys
+from contextlib import suppress
 
-__all__ = ["command"]
+__all__ = ["command", "end_with_starter"]
+
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in sys/prctl.h
 
 
 def command(module: str) -> list[str]:
@@ -16,3 +21,12 @@ def command(module: str) -> list[str]:
     """
     program = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import work; work()"
     return [sys.executable, "-c", program, *sys.path]
+
+
+def end_with_starter() -> None:
+    """Be killed when the thread that started this process ends, as a model may run for ever.
+
+    Only Linux does that; elsewhere a process ends when it next looks for a job.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)

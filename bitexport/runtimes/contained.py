@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from bitexport.errors import BitexportError, InputError, RuntimeFailure, UnsupportedModel
 from bitexport.runtimes import Arrays, Availability, ModelRefused, Runner, Runtime, runtime_named
-from bitexport.runtimes.another_python import command
+from bitexport.runtimes.another_python import command, end_with_starter
 
 __all__ = ["ModelCrashed", "contained", "work"]
 
@@ -39,6 +39,7 @@ _ERRORS: Mapping[str, type[BitexportError]] = {
     kind.__name__: kind for kind in (ModelRefused, RuntimeFailure, InputError, UnsupportedModel)
 }
 _OUT_OF_MEMORY = MemoryError.__name__
+_NUMBERS = "biuf"  # kinds of dtypes
 _PATIENCE = 5  # seconds for the last words of a process that has ended
 
 
@@ -134,27 +135,30 @@ class _Process:
 
     def _start(self) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
-        process = None
+        process = self._reader = None
+        self._said.clear()
         try:
             process = subprocess.Popen(  # noqa: S603  (our own code and path)
                 command(__name__), stdin=pipe, stdout=pipe, stderr=pipe
             )
             self._process = process
             # Read all the time, as a process whose pipe is full stands still.
-            self._reader = threading.Thread(
+            reader = threading.Thread(
                 target=self._said.extend, args=[_stream(process.stderr)], daemon=True
             )
-            self._reader.start()
+            reader.start()
+            self._reader = reader
             _receive(_stream(process.stdout))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, RuntimeError, ValueError) as error:  # no thread, another hello
             self._process = None
             if process is not None:
+                process.kill()
                 self._wait(process)
             raise RuntimeFailure(
                 f"cannot start a process for {self._runtime}",
                 got=self._last_words() or error,
                 expected=f"{sys.executable} with this package",
-                fix="Install bitexport again.",
+                fix="Raise the limits on processes, files and memory, or install bitexport again.",
             ) from error
         return process
 
@@ -173,12 +177,14 @@ class _Process:
     def _fail(self, process: subprocess.Popen[bytes]) -> NoReturn:
         code = self._wait(process)
         self._process = None
-        if code == -9:  # SIGKILL, which not every system has
-            raise MemoryError(f"the system killed the process of {self._runtime}")
+        words = self._last_words()
+        # SIGKILL, which not every system has; or memory ran out over the arrays of a job.
+        if code == -9 or (code == 1 and _OUT_OF_MEMORY in words):
+            raise MemoryError(words or f"the system killed the process of {self._runtime}")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         raise ModelCrashed(
             f"{self._runtime} crashes on the model",
-            got=": ".join(filter(None, (how, self._last_words()))),
+            got=": ".join(filter(None, (how, words))),
             expected="a model that loads and runs",
             fix="Check the file with `bitexport inspect`.",
         )
@@ -202,6 +208,7 @@ def _raise_error_of(answer: dict[str, Any]) -> None:
 
 def work() -> None:
     """Answer the jobs on stdin until there are no more."""
+    end_with_starter()
     logging.disable(logging.ERROR)
     jobs = sys.stdin.buffer
     # What native code prints must not get between the answers.
@@ -221,7 +228,9 @@ def work() -> None:
                 answer = {"error": type(error).__name__, "fields": fields}, {}
             except Exception as error:
                 text = f"{error}\n{traceback.format_exc()}"
-                answer = {"error": type(error).__name__, "text": text}, {}
+                # numpy raises a class of its own.
+                kind = _OUT_OF_MEMORY if isinstance(error, MemoryError) else type(error).__name__
+                answer = {"error": kind, "text": text}, {}
             _send(answers, *answer)
 
 
@@ -231,10 +240,12 @@ def _answer(
     if "run" in job:
         outputs = loaded[job["run"]].run(arrays)
         for name, output in outputs.items():
-            if output.dtype.hasobject:
+            # What is typed as an array may be a sequence, an optional or text.
+            kind = getattr(output, "dtype", None)
+            if kind is None or kind.kind not in _NUMBERS:
                 raise ModelRefused(
                     "the model gives something else than numbers",
-                    got=f"{output.dtype} in its output {name!r}",
+                    got=f"{kind or type(output).__name__} in its output {name!r}",
                     expected="arrays of numbers",
                     fix="Check the file with `bitexport inspect`.",
                 )

@@ -21,7 +21,7 @@ import numpy as np
 
 from bitexport.errors import RuntimeFailure
 from bitexport.runtimes import BuiltEngine, load, runtime_named
-from bitexport.runtimes.another_python import command
+from bitexport.runtimes.another_python import command, end_with_starter
 
 __all__ = ["Footprint", "footprint", "work"]
 
@@ -92,6 +92,7 @@ def footprint(
 
 def work() -> None:
     """The other process: do the job on stdin, and print what it took."""
+    end_with_starter()
     job: dict[str, Any] = json.load(sys.stdin)
     data = Path(job["model"]).read_bytes()
     runtime_named(job["runtime"]).availability().require()
