@@ -76,3 +76,59 @@ def test_a_model_that_nothing_runs_is_the_files_fault(
     (line,) = outcome.err.splitlines()
     wanted = "refuses" if command == "eval" else complaint
     assert line.startswith("error: ") and f"{model.name}: " in line and wanted in line
+
+
+def save_calls(path: Path, calls: list[list[int]]) -> Path:
+    """A model of functions; each calls those of the given numbers, one after the other."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("x", 1)]
+    functions = []
+    for number, called in enumerate(calls):
+        nodes = [
+            helper.make_node(f"F{other}", [f"v{i}"], [f"v{i + 1}"], domain="x")
+            for i, other in enumerate(called)
+        ]
+        last = helper.make_node("Relu", [f"v{len(called)}"], ["y"])
+        functions.append(
+            helper.make_function("x", f"F{number}", ["v0"], ["y"], [*nodes, last], opsets)
+        )
+    nodes = [
+        helper.make_node("F0", ["input"], ["called"], domain="x"),
+        helper.make_node("Flatten", ["called"], ["logits"]),
+    ]
+    values = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 2, 2]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 12]),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("calls", "got"),
+    [
+        ([[i + 1] * 2 for i in range(18)] + [[]], "more than 100000 nodes"),
+        ([[1] * 400, [2] * 400, []], "more than 100000 nodes"),
+        ([[i + 1] for i in range(150)] + [[]], "more than 100 deep"),
+        ([[i + 1, 140 - i] for i in range(70)] + [[i + 1] for i in range(70, 140)] + [[]], "deep"),
+        ([[0]], "more than 100 deep"),
+        ([[1], [0]], "more than 100 deep"),
+    ],
+    ids=["doubled", "wide", "chain", "chain behind a short cut", "itself", "each other"],
+)
+@pytest.mark.parametrize("command", ["inspect", "trt"])
+def test_functions_that_unfold_without_end(
+    calls: list[list[int]], got: str, command: str, tmp_path: Path
+) -> None:
+    model = save_calls(tmp_path / "model.onnx", calls)
+    outcome = run(command, model)
+    assert outcome.code == 2, outcome.err
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ") and got in line
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_functions_may_call_others(tmp_path: Path) -> None:
+    calls = [[i + 1] * 2 for i in range(6)] + [[i + 1] for i in range(6, 90)] + [[]]
+    assert run("inspect", save_calls(tmp_path / "model.onnx", calls)).code == 0

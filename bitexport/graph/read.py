@@ -13,6 +13,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
+from bitexport.graph.calls import refuse_unfolding
 from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.onnx_library import OnnxLibrary, OnnxRefusal
 from bitexport.ops.table import DOMAIN
@@ -68,7 +69,7 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
         The graph with shapes where onnx can infer them, and the file's bytes.
 
     Raises:
-        InputError: It cannot be read, is no ONNX model, or asks for too much memory.
+        InputError: It cannot be read, is no ONNX model, or asks for too much time or memory.
         UnsupportedModel: Its tensors lie in other files.
     """
     data = _read(path)
@@ -86,6 +87,7 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
             expected="one self-contained file",
             fix="Save the model again without external data.",
         )
+    refuse_unfolding(proto, path)
     with OnnxLibrary(path) as library:
         if strict:
             _check(library, data, path)
