@@ -14,6 +14,7 @@ from command_line import export_kind, logits, run
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from bitexport.errors import InputError
 from bitexport.evaluation import DataOptions, evaluate, open_images, wilson_interval
 from training.data import load_digits
 
@@ -195,3 +196,14 @@ def test_more_labels_than_classes_are_refused() -> None:
     data = open_images(DataOptions("digits"), (3, 8, 8))
     with pytest.raises(Exception, match="do not fit"):
         evaluate(Two(), "input", "logits", data, batch=64)
+
+
+def test_images_beyond_all_measure(folder: Path) -> None:
+    """A model may claim them; the small side of a picture would be drawn out to the long one."""
+    with pytest.raises(InputError, match="too large images"):
+        open_images(DataOptions("imagefolder", folder / "val"), (3, 16, 65536))
+
+
+def test_digits_of_an_odd_size_are_resized_one_by_one() -> None:
+    images, _ = open_images(DataOptions("digits"), (3, 16, 65536)).batch(0, 2)
+    assert images.shape == (2, 3, 16, 65536)

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from bitexport.errors import InputError, RuntimeFailure
 
@@ -36,6 +37,7 @@ _STATISTICS: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
     "digits": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 _CROP = 224 / 256
+_LARGEST_SIDE = 16384
 _DIGITS_BRIGHTEST, _DIGITS_SIZE = 16.0, 16
 _TEST_SHARE, _SPLIT_SEED = 0.2, 0
 
@@ -177,10 +179,17 @@ def _digits(_options: DataOptions, size: tuple[int, int]) -> _Opened:
         np.arange(len(labels)), test_size=_TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED
     )
     grey = torch.from_numpy(bunch.images).float().unsqueeze(1) / _DIGITS_BRIGHTEST
-    for target in ((_DIGITS_SIZE, _DIGITS_SIZE), size):
-        grey = F.interpolate(grey, size=target, mode="bilinear", align_corners=False)
-    pixels = grey.repeat(1, 3, 1, 1).numpy()
-    return (lambda index: (pixels[index], int(labels[index]))), np.sort(held_out), 10
+    grey = _resized(grey, (_DIGITS_SIZE, _DIGITS_SIZE))
+
+    def read(index: int) -> tuple[FloatArray, int]:
+        pixels: FloatArray = _resized(grey[index : index + 1], size).repeat(1, 3, 1, 1).numpy()
+        return pixels[0], int(labels[index])
+
+    return read, np.sort(held_out), 10
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
 def _cifar(options: DataOptions, size: tuple[int, int]) -> _Opened:
@@ -238,7 +247,15 @@ def _pillow_reader(
     from torchvision.transforms import v2
 
     height, width = size
-    resize = v2.Resize(round(max(size) / crop))
+    side = round(max(size) / crop)
+    if side > _LARGEST_SIDE:
+        raise InputError(
+            "the model takes too large images",
+            got=f"{height} x {width} pixels, cut from {side} x {side}",
+            expected=f"at most {_LARGEST_SIDE} pixels a side",
+            fix="Name another model, or a smaller --input-size.",
+        )
+    resize = v2.Resize(side)
     cut = v2.CenterCrop([height, width])
 
     def read(index: int) -> tuple[FloatArray, int]:

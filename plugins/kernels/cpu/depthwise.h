@@ -73,6 +73,7 @@ class DepthwisePlan final : public BinaryConvPlan {
     run_unit(unit, workspace, [&](std::int32_t co, const Piece& piece, const std::int8_t* sums) {
       std::int32_t* out = accumulators + std::int64_t{co} * pixels_ + piece.first;
       for (std::int32_t row = 0; row < piece.rows; ++row, sums += layout_.pitch) {
+        // NOLINTNEXTLINE(bugprone-signed-char-misuse): a number, not a character
         for (std::int32_t i = 0; i < piece.columns; ++i) *out++ = sums[i];
       }
     });

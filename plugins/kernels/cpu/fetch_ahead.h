@@ -31,6 +31,7 @@ __attribute__((always_inline)) inline void fetch_ahead(const Streams& streams, c
   constexpr std::int32_t kLineFloats = kLine / sizeof(float);
   // There is no such object to point to, perhaps.
   const auto address = [](const float* base, std::int64_t index) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr)
     return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(base) +
                                          static_cast<std::uintptr_t>(index) * sizeof(float));
   };
