@@ -14,6 +14,8 @@ from bitexport.errors import InputError
 __all__ = ["read_recording"]
 
 _NAMES = ("input", "logits")
+# Bytes that arrays may unpack to beyond the size of their file, as a bomb is a thousand times that.
+_MOST_BEYOND = 256 << 20
 
 # What numpy and zipfile raise over files that are damaged or of another kind. RuntimeError: an
 # archive with a password or of a compression that zipfile lacks.
@@ -43,6 +45,7 @@ def read_recording(path: Path) -> dict[str, npt.NDArray[np.float32]]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise _refusal(path, "a single array")
             with archive:
+                _refuse_bomb(path, archive)
                 found = {name: archive[name] for name in _NAMES if name in archive}
     except _UNREADABLE as error:
         raise _refusal(path, error) from error
@@ -57,10 +60,19 @@ def _as_float32(path: Path, name: str, array: object) -> npt.NDArray[np.float32]
     if array.dtype.kind != "f" or array.size == 0:
         raise _refusal(path, f"`{name}` of {array.dtype} {list(array.shape)}")
     with np.errstate(over="ignore"):
-        narrow = array.astype(np.float32)
+        narrow = array.astype(np.float32, copy=False)
     if not np.isfinite(narrow).all():
         raise _refusal(path, f"`{name}` with values that are NaN or beyond float32")
     return narrow
+
+
+def _refuse_bomb(path: Path, archive: np.lib.npyio.NpzFile) -> None:
+    members = [] if archive.zip is None else archive.zip.infolist()
+    names = {f"{name}{suffix}" for name in _NAMES for suffix in ("", ".npy")}
+    unpacked = sum(int(each.file_size) for each in members if each.filename in names)
+    size = path.stat().st_size
+    if unpacked > size + _MOST_BEYOND:
+        raise _refusal(path, f"{unpacked} bytes of arrays packed into {size}")
 
 
 def _refusal(path: Path, got: object) -> InputError:

@@ -601,7 +601,7 @@ class TestInputs:
         "case",
         [
             *("missing", "directory", "empty", "text", "npy", "raw", "cut", "damaged", "pickle"),
-            *("encrypted", "compressed in another way"),
+            *("encrypted", "compressed in another way", "bomb"),
         ],
     )
     def test_no_npz(
@@ -623,11 +623,13 @@ def no_npz(case: str, images: Images, recorded: Images, trap: Path) -> bytes:
     elif case == "raw":
         with zipfile.ZipFile(stream, "w") as archive:
             archive.writestr("input", b"no array")
-    elif case in ("cut", "damaged", "encrypted", "compressed in another way"):
+    elif case in ("cut", "damaged", "encrypted", "compressed in another way", "bomb"):
         np.savez_compressed(stream, input=images, logits=recorded)
     data = stream.getvalue()
     if case == "encrypted":
         return with_byte_of_header(data, 6, 1)  # the first flag
+    if case == "bomb":
+        return with_byte_of_header(data, 25, 127)  # 2 GiB, by what it says
     if case == "compressed in another way":
         return with_byte_of_header(data, 8, 97)  # WavPack
     texts = {"empty": b"", "text": b"hello\n", "pickle": pickle.dumps(Pickled(trap))}

@@ -97,6 +97,56 @@ def test_a_model_that_ends_the_process_is_refused(
     assert deadly.name in outcome.err
 
 
+def deadly_at(path: Path, batch: int) -> Path:
+    """A sound model that ends a process that runs it on so many images at once."""
+    nodes = [
+        helper.make_node("Shape", ["input"], ["batch"], start=0, end=1),
+        helper.make_node("Equal", ["batch", "deadly batch"], ["deadly"]),
+        helper.make_node("Where", ["deadly", "minus one", "two"], ["denominator"]),
+        helper.make_node("Div", ["smallest", "denominator"], ["quotient"]),
+        helper.make_node("Cast", ["quotient"], ["scale"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("Mul", ["flat", "scale"], ["logits"]),
+    ]
+    values = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", CHANNELS, SIDE, SIDE]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", LOGITS]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([batch]), "deadly batch"),
+        numpy_helper.from_array(np.array([DEADLY[1][0]], np.int32), "minus one"),
+        numpy_helper.from_array(np.array([2], np.int32), "two"),
+        numpy_helper.from_array(np.array([DEADLY[0][0]], np.int32), "smallest"),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("batch", "options"),
+    [
+        (3, ("--batch", "1,3", "--precisions", "fp32")),
+        (16, ("--precisions", "fp32,int8")),  # on which int8 is calibrated
+        (4, ("--precisions", "fp32", "--dataset", "digits", "--limit", "4")),
+    ],
+)
+def test_bench_tries_all_that_it_runs(
+    batch: int, options: tuple[str, ...], deadly: Path, tmp_path: Path
+) -> None:
+    del deadly  # which says whether there is such a thing here
+    model = deadly_at(tmp_path / "sometimes.onnx", batch)
+    arguments = ("--no-memory", "--duration", "0", "--runtimes", "ort", *options)
+    outcome = subprocess.run(
+        [sys.executable, "-m", "bitexport", "bench", model, *arguments],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert_refused(Outcome(outcome.returncode, outcome.stdout, outcome.stderr))
+    assert model.name in outcome.stderr
+
+
 def test_a_qonnx_file_that_ends_the_process_is_refused(deadly: Path, tmp_path: Path) -> None:
     del deadly  # which says whether there is such a thing here
     net = Network()

@@ -188,6 +188,22 @@ def test_eval_refuses(model: Path, arguments: list[str], said: str) -> None:
     assert outcome.code == 2 and said in outcome.err and outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.bool_, np.float16, np.float32])
+def test_logits_of_any_kind_of_number_are_sorted(kind: type) -> None:
+    class Nought:
+        """Sure of class 0; the others have zeros."""
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            logits = np.zeros((len(inputs["input"]), 10), kind)
+            logits[:, 0] = 1
+            return {"logits": logits}
+
+    data = open_images(DataOptions("digits", limit=50), (3, 8, 8))
+    labels = data.batch(0, len(data))[1]
+    found = evaluate(Nought(), "input", "logits", data, batch=64)
+    assert found.correct == int((labels == 0).sum()) > 0
+
+
 def test_more_labels_than_classes_are_refused() -> None:
     class Two:
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

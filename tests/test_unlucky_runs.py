@@ -103,6 +103,29 @@ def test_no_room_leaves_the_old_file(checkpoint, output) -> None:
     assert output.read_bytes() == OLD
 
 
+def test_no_folder_for_temporary_files_leaves_the_old_file(checkpoint, output) -> None:
+    """Python falls back on /tmp and on the working directory; here none of them takes a byte."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    returned, errors = finish(start("onnx", checkpoint, "-o", output, preexec_fn=limit))
+    assert returned == 1, errors
+    assert errors.count("\n") == 1 and "Set TMPDIR" in errors, errors
+    assert output.read_bytes() == OLD
+
+
+def test_no_memory_to_import_torch(checkpoint, output) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+    returned, errors = finish(start("onnx", checkpoint, "-o", output, preexec_fn=limit))
+    assert returned == 1, errors
+    assert errors.count("\n") == 1 and errors.startswith("error: out of memory"), errors
+    assert output.read_bytes() == OLD
+
+
 def test_the_same_bytes_on_every_run_even_into_one_file(checkpoint, output) -> None:
     """Two processes at once, in surroundings that differ, write what a third one writes."""
 

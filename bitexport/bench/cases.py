@@ -22,6 +22,7 @@ __all__ = [
     "SEED",
     "BenchOptions",
     "Case",
+    "calibration",
     "cases_of",
     "feed",
     "labelled",
@@ -148,7 +149,7 @@ def cases_of(
     """
     if subject.engine is not None:
         return _engine_cases(subject, subject.engine.backend, runtimes, options, skipped)
-    images = _calibration(subject, options)
+    images = calibration(subject, options)
     offered = {name: _PRECISIONS.get(name, _ELSEWHERE) for name in runtimes}
     needed = [p for p in options.precisions if any(p in each for each in offered.values())]
     try:
@@ -229,7 +230,8 @@ def labelled(subject: Subject, data: DataOptions) -> LabelledImages:
     return open_images(options, subject.input_shape)
 
 
-def _calibration(subject: Subject, options: BenchOptions) -> FloatArray:
+def calibration(subject: Subject, options: BenchOptions) -> FloatArray:
+    """The images that int8 is calibrated on, in one batch."""
     count = CALIBRATION_IMAGES
     if options.images is not None:
         count = min(count, len(options.images))

@@ -16,7 +16,6 @@ from bitexport.bench.cases import (
     Case,
     cases_of,
     feed,
-    labelled,
     usable_runtimes,
 )
 from bitexport.bench.layers import PROFILED, layer_times
@@ -25,9 +24,9 @@ from bitexport.bench.measure import Ratio, Timing, pinned, ratio_of, take_turns
 from bitexport.bench.record import LayerTime, Report, Run, Skip
 from bitexport.bench.roofline import Rates, measured_rates
 from bitexport.bench.subjects import read_subject
-from bitexport.bench.trial import try_out
+from bitexport.bench.trial import accuracy, try_out
 from bitexport.errors import InputError, RuntimeFailure
-from bitexport.evaluation import Accuracy, evaluate
+from bitexport.evaluation import Accuracy
 from bitexport.graph.read import refusing_malformed
 from bitexport.runtimes import ModelRefused, Runner, load
 from bitexport.runtimes.footprint import Footprint, footprint
@@ -35,7 +34,6 @@ from bitexport.runtimes.footprint import Footprint, footprint
 __all__ = ["BenchOptions", "bench"]
 
 FloatArray = npt.NDArray[np.float32]
-_EVALUATION_BATCH = 32
 _NOTHING_RAN = "nothing was measured: nothing here runs the engine"
 Show = Callable[[str, float], None]
 
@@ -119,10 +117,12 @@ def _measured(
             continue
         runners.append((case, runner))
     footprints = _footprints([case for case, _ in runners], options, skipped, show)
-    accuracies = [_accuracy(case, runner, options, show) for case, runner in runners]
+    accuracies = [
+        accuracy(case, runner, options, _showing(show, case.title)) for case, runner in runners
+    ]
     rows = [
-        (case, runner, cost, accuracy)
-        for (case, runner), cost, accuracy in zip(runners, footprints, accuracies, strict=True)
+        (case, runner, cost, right)
+        for (case, runner), cost, right in zip(runners, footprints, accuracies, strict=True)
     ]
     runs: list[Run] = []
     for index, batch in enumerate(options.batches):
@@ -138,9 +138,9 @@ def _measured(
         timed = list(zip((case for case, *_ in taking), timings, strict=True))
         runs += [
             _with_accuracy(
-                _run(case, timing, _ratio(case, timing, timed), batch, options, cost), accuracy
+                _run(case, timing, _ratio(case, timing, timed), batch, options, cost), right
             )
-            for (case, timing), (_, _, cost, accuracy) in zip(timed, taking, strict=True)
+            for (case, timing), (_, _, cost, right) in zip(timed, taking, strict=True)
         ]
     return runs, []
 
@@ -156,21 +156,8 @@ def _outside(case: Case, batch: int) -> Skip:
     )
 
 
-def _accuracy(case: Case, runner: Runner, options: BenchOptions, show: Show) -> Accuracy | None:
-    """None where there is no data set, the twin was never trained, or it takes no short batch."""
-    smallest, largest = case.batches
-    # The last batch of a data set is a short one.
-    if options.data is None or not case.same_function or smallest > 1:
-        return None
-    subject = case.subject
-    return evaluate(
-        runner,
-        subject.input_name,
-        subject.output_name,
-        labelled(subject, options.data),
-        batch=min(_EVALUATION_BATCH, largest),
-        show=lambda _: show(f"accuracy of {case.title}", 0.4),
-    )
+def _showing(show: Show, title: str) -> Callable[[float], None]:
+    return lambda _: show(f"accuracy of {title}", 0.4)
 
 
 def _with_accuracy(run: Run, found: Accuracy | None) -> Run:

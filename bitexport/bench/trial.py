@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from bitexport.bench.cases import BenchOptions, feed
+from bitexport.bench.cases import BenchOptions, Case, calibration, feed, labelled
 from bitexport.bench.subjects import Subject
 from bitexport.errors import RuntimeFailure
+from bitexport.evaluation import Accuracy, evaluate
 from bitexport.graph.read import read_onnx
-from bitexport.runtimes import ENGINE_RUNTIMES
+from bitexport.runtimes import ENGINE_RUNTIMES, Arrays, ModelRefused, Runner
 from bitexport.runtimes.contained import ModelCrashed, contained
 
-__all__ = ["try_out"]
+__all__ = ["accuracy", "try_out"]
+
+_EVALUATION_BATCH = 32
 
 
 def try_out(path: Path, subject: Subject, runtimes: Sequence[str], options: BenchOptions) -> None:
-    """Run a file once in each runtime that it is to be measured in.
+    """Run a file in each runtime that it is to be measured in, on all that it will be given.
 
     What a runtime refuses in words is reported where it is measured. Builders of engines take
     minutes: for them the file is checked more strictly instead, as `bitexport trt` does.
@@ -31,9 +35,65 @@ def try_out(path: Path, subject: Subject, runtimes: Sequence[str], options: Benc
         if name in builders:
             continue
         try:
-            with contained(name) as runtime:
-                runtime.load(subject.data, threads=options.threads).run(feed(subject, 1, options))
+            _run(name, subject, options)
         except ModelCrashed as error:
             raise error.blaming(path) from error
         except RuntimeFailure:
             continue
+
+
+def _run(name: str, subject: Subject, options: BenchOptions) -> None:
+    with contained(name) as runtime:
+        runner = runtime.load(subject.data, threads=options.threads)
+        for arrays in _feeds(subject, options):
+            try:
+                runner.run(arrays)
+            except ModelCrashed:
+                raise
+            except RuntimeFailure:
+                continue
+
+
+def _feeds(subject: Subject, options: BenchOptions) -> Iterator[Arrays]:
+    """One at a time, as large batches are large."""
+    for batch in options.batches:
+        yield feed(subject, batch, options)
+    if "int8" in options.precisions:
+        yield {subject.input_name: calibration(subject, options)}
+
+
+def accuracy(
+    case: Case, runner: Runner, options: BenchOptions, show: Callable[[float], None]
+) -> Accuracy | None:
+    """What a case gets right of the data set, whose images nobody has tried before.
+
+    Args:
+        case: The model; builders of engines run it in this process, as building takes minutes.
+        runner: Of the case, in this process.
+        options: Name the data set.
+        show: Called with the share that is done.
+
+    Returns:
+        None where there is no data set, the twin was never trained, or it takes no short batch.
+
+    Raises:
+        InputError: The model is refused, or does not fit the data set.
+    """
+    smallest, largest = case.batches
+    # The last batch of a data set is a short one.
+    if options.data is None or not case.same_function or smallest > 1:
+        return None
+    subject = case.subject
+    here = case.built is not None or case.runtime in {each.name for each in ENGINE_RUNTIMES}
+    try:
+        with nullcontext() if here else contained(case.runtime) as runtime:
+            return evaluate(
+                runner if runtime is None else runtime.load(case.data, threads=options.threads),
+                subject.input_name,
+                subject.output_name,
+                labelled(subject, options.data),
+                batch=min(_EVALUATION_BATCH, largest),
+                show=show,
+            )
+    except ModelRefused as error:
+        raise error.blaming(subject.name) from error

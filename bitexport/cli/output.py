@@ -46,7 +46,14 @@ _stderr = Console(stderr=True)
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _INTERRUPTED = 128 + signal.SIGINT
 # What torch's allocator and ONNX Runtime say when there is no memory left.
-_MEMORY_HINTS = ("can't allocate memory", "not enough memory", "bad_alloc", "Failed to allocate")
+_MEMORY_HINTS = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "Failed to allocate",
+    "failed to map segment",  # of a library
+)
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"  # which torch asks for as it is imported
 # The argument parser's base class; typer brings its own click or the installed one.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB")
@@ -177,6 +184,13 @@ def _run(app: typer.Typer) -> NoReturn:
                 1,
                 debug,
             )
+        if _NO_TEMPORARY_FOLDER in text:
+            _fail(
+                f"no folder for temporary files (got {text}, expected one that can be written). "
+                "Set TMPDIR to one.",
+                1,
+                debug,
+            )
         what = f"{type(error).__name__}: {text or 'no message'}"
         _fail(
             f"internal error (got {what}, expected none). Please report it, with --debug.", 1, debug
@@ -219,5 +233,8 @@ def _fail(line: str, code: int, debug: bool) -> NoReturn:
         name = _SIGNALS[signal.Signals(number)]
         line = f"interrupted (got {name}, expected to finish). Run it again."
         code = 128 + number
-    say(f"error: {line}")
+    try:
+        say(f"error: {line}")
+    except MemoryError:  # as rich imports modules of its own
+        sys.stderr.write(f"error: {printable(line)}\n")
     sys.exit(code)

@@ -79,7 +79,8 @@ def evaluate(
     correct = correct_top5 = 0
     for start in range(0, len(data), batch):
         images, labels = data.batch(start, min(start + batch, len(data)))
-        logits = np.asarray(runner.run({input_name: images})[output_name])
+        # A foreign file may give bytes or truth values, which have no negatives to sort.
+        logits = np.asarray(runner.run({input_name: images})[output_name], np.float64)
         if logits.ndim != 2 or labels.max(initial=0) >= logits.shape[1]:
             raise InputError(
                 "the model and the data set do not fit",

@@ -159,6 +159,8 @@ def _export(
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
+        if isinstance(error.__cause__, OSError | MemoryError):  # the machine's fault
+            raise error.__cause__ from None
         first_line = str(error.__cause__ or error).strip().splitlines()[0]
         raise UnsupportedModel(
             f"torch could not export the model for inputs of shape {list(example.shape)}",
