@@ -22,6 +22,7 @@ from bitexport.runtimes.contained import contained
 __all__ = ["import_qonnx"]
 
 _FAMILY = "qonnx"
+_LARGEST_STEP = 256 << 20  # bytes of a value, for all samples that are run at once
 _DENSE = "its weight is no constant behind a bipolar quantizer"
 
 
@@ -119,9 +120,10 @@ def _verify(
             fix="Export it with a fixed image size, or pass --no-verify.",
         )
     images = sample_input((rest[0] or 0, rest[1] or 0, rest[2] or 0))
+    step = batch or max(1, min(len(images), _LARGEST_STEP // max(1, model.largest_value)))
     try:
         with contained("ort") as runtime:
-            expected, got = (_run(runtime.load(d), images, batch) for d in (model.reference, data))
+            expected, got = (_run(runtime.load(d), images, step) for d in (model.reference, data))
     except ModelRefused as error:
         raise InputError(
             "the network cannot be verified: " + error.what,
@@ -145,11 +147,8 @@ def _verify(
     return comparison
 
 
-def _run(
-    runner: Runner, images: npt.NDArray[np.float32], batch: int | None
-) -> npt.NDArray[np.float32]:
-    """The outputs for all images, in batches of the size that the network insists on."""
-    step = batch or len(images)
+def _run(runner: Runner, images: npt.NDArray[np.float32], step: int) -> npt.NDArray[np.float32]:
+    """The outputs for all images, in batches of exactly ``step``."""
     whole = len(images) + -len(images) % step
     padded = np.resize(images, (whole, *images.shape[1:]))
     parts = [padded[i : i + step] for i in range(0, len(padded), step)]

@@ -16,7 +16,7 @@ from bitexport.graph.capture import INPUT_NAME, OUTPUT_NAME
 from bitexport.graph.passes.expand_quantizers import expand_quantizers
 from bitexport.graph.passes.name_after_modules import SCOPES
 from bitexport.graph.quantizers import DOMAINS
-from bitexport.graph.read import read_onnx
+from bitexport.graph.read import largest_value, read_onnx
 from bitexport.onnx_library import OnnxLibrary, OnnxRefusal
 from bitexport.ops.bodies import OPSET
 from bitexport.ops.table import DOMAIN as OWN_DOMAIN
@@ -34,6 +34,7 @@ class QonnxModel:
         graph: With its quantizers, of the opset that our function bodies are written in.
         reference: The same network with all quantizers as standard operators, serialized.
         input_shape: (N, C, H, W) or another rank; None where a dimension is not fixed.
+        largest_value: Bytes of the largest value within, for one sample.
         name: The graph's name.
         bytes: Size of the file.
         sha256: Hash of the file, in hex.
@@ -42,6 +43,7 @@ class QonnxModel:
     graph: ir.Model
     reference: bytes
     input_shape: tuple[int | None, ...]
+    largest_value: int
     name: str
     bytes: int
     sha256: str
@@ -74,6 +76,7 @@ def read_qonnx(path: Path) -> QonnxModel:
         graph=graph,
         reference=reference,
         input_shape=tuple(n if isinstance(n, int) else None for n in shape or ()),
+        largest_value=largest_value(graph),
         name=given.graph.name or path.stem,
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),

@@ -22,6 +22,7 @@ __all__ = [
     "Classifier",
     "checked_layers",
     "classifier_of",
+    "largest_value",
     "read_classifier",
     "read_onnx",
     "refusing_malformed",
@@ -104,18 +105,35 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
 
 def _require_modest(model: ir.Model, path: Path) -> None:
     """Refuse what would take all memory of whoever runs it; a size left open counts as 1."""
-    values = [(value, "an input") for value in model.graph.inputs]
-    for node in model.graph.all_nodes():
-        values += [(value, f"a node {node.op_type}") for value in node.outputs]
-    for value, origin in values:
-        sizes = [n if isinstance(n, int) else 1 for n in value.shape or ()]
-        if 4 * math.prod(sizes) > _LARGEST_VALUE:  # whatever it holds, it is mostly float32
+    for value in _values(model):
+        if _sample_bytes(value) > _LARGEST_VALUE:
+            node = value.producer()
+            origin = "an input" if node is None else f"a node {node.op_type}"
             raise InputError(
                 f"{path}: the model asks for too much memory",
-                got=f"a value of shape {sizes} from {origin}",
+                got=f"a value of shape {_sizes(value)} from {origin}",
                 expected=f"values of up to {_LARGEST_VALUE >> 30} GiB for one sample",
                 fix="Look where the file comes from; it may have been made to do harm.",
             )
+
+
+def largest_value(model: ir.Model) -> int:
+    """Bytes of the largest value of known shape, for one sample where the batch is left open."""
+    return max(map(_sample_bytes, _values(model)), default=0)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    for node in model.graph.all_nodes():
+        yield from node.outputs
+
+
+def _sizes(value: ir.Value) -> list[int]:
+    return [n if isinstance(n, int) else 1 for n in value.shape or ()]
+
+
+def _sample_bytes(value: ir.Value) -> int:
+    return 4 * math.prod(_sizes(value))  # whatever it holds, it is mostly float32
 
 
 def _check(library: OnnxLibrary, data: bytes, path: Path) -> None:
