@@ -116,6 +116,26 @@ def test_no_folder_for_temporary_files_leaves_the_old_file(checkpoint, output) -
     assert output.read_bytes() == OLD
 
 
+def test_closed_streams_and_a_full_disk_behind_stdout(checkpoint) -> None:
+    command = [sys.executable, "-m", "bitexport", "inspect", checkpoint]
+
+    def close() -> None:
+        os.close(0)
+        os.close(1)
+
+    closed = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, check=False, preexec_fn=close, timeout=SECONDS
+    )
+    assert closed.returncode == 0 and "error" not in closed.stderr, closed.stderr
+    with Path("/dev/full").open("w") as full:
+        outcome = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=SECONDS
+        )
+    errors = [line for line in outcome.stderr.splitlines() if not line.startswith("note: ")]
+    assert outcome.returncode == 1 and len(errors) == 1, outcome.stderr
+    assert "room on a working disk" in errors[0]
+
+
 def test_no_memory_to_import_torch(checkpoint, output) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))

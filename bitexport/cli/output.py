@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -39,6 +40,11 @@ __all__ = [
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what every pass did.")]
+
+# Who closed one of them wants nothing of it; its number must not become that of another file.
+for _name, _mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    if getattr(sys, _name) is None:
+        setattr(sys, _name, open(os.devnull, _mode))  # noqa: PTH123, SIM115
 
 # A pipe has no width: leave wrapping to whoever reads it.
 stdout = Console(width=None if sys.stdout.isatty() else 160)
@@ -188,6 +194,13 @@ def _run(app: typer.Typer) -> NoReturn:
             _fail(
                 f"no folder for temporary files (got {text}, expected one that can be written). "
                 "Set TMPDIR to one.",
+                1,
+                debug,
+            )
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _fail(
+                f"the output cannot be written (got {error.strerror}, expected room on a working "
+                "disk). Free some space, or send it elsewhere.",
                 1,
                 debug,
             )
