@@ -53,14 +53,19 @@ class OnnxLibrary:
         """
         self._ask("check", model)
 
-    def infer_shapes(self, model: bytes) -> bytes:
+    def infer_shapes(self, model: bytes, *, believing: bool = True) -> bytes:
         """The model with the shapes that onnx can infer.
+
+        Args:
+            model: Serialized.
+            believing: Keep what the file says of values within and of outputs, where onnx infers
+                something else.
 
         Raises:
             OnnxRefusal: The shapes contradict each other.
             InputError: It crashes.
         """
-        return self._ask("infer_shapes", model)
+        return self._ask("infer_shapes" if believing else "infer_shapes_anew", model)
 
     def convert(self, model: bytes, opset: int) -> bytes:
         """The model in another opset.
@@ -100,7 +105,12 @@ def _answer(job: Said, arrays: dict[str, npt.NDArray[Any]]) -> tuple[Said, Array
         found = onnx.ModelProto.FromString(given)
         if job["function"] == "check":
             onnx.checker.check_model(found)
-        elif job["function"] == "infer_shapes":
+        elif job["function"].startswith("infer_shapes"):
+            if job["function"] == "infer_shapes_anew":
+                del found.graph.value_info[:]
+                for output in found.graph.output:
+                    if output.type.HasField("tensor_type"):
+                        output.type.tensor_type.ClearField("shape")
             found = onnx.shape_inference.infer_shapes(found)
         else:
             found = onnx.version_converter.convert_version(found, job["opset"])

@@ -26,6 +26,11 @@ import numpy.typing as npt
 
 from bitexport.errors import BitexportError, RuntimeFailure
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 __all__ = [
     "Arrays",
     "Said",
@@ -55,14 +60,17 @@ def python_command(module: str) -> list[str]:
     anything.
     """
     program = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import work; work()"
-    return [sys.executable, "-c", program, *sys.path]
+    return [sys.executable or "python", "-c", program, *sys.path]
 
 
 def end_with_starter() -> None:
     """Be killed when the thread that started this process ends, as a model may run for ever.
 
-    Only Linux does that; elsewhere a process ends when it next looks for a job.
+    Only Linux does that; elsewhere a process ends when it next looks for a job. A crash leaves no
+    core file.
     """
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
@@ -158,8 +166,15 @@ class Worker:
         # SIGKILL, which not every system has; or memory ran out over the arrays of a job.
         if code == -9 or (code == 1 and _OUT_OF_MEMORY in words):
             raise MemoryError(words or f"the system killed the process of {self._title}")
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        how = _signal_name(-code) if code < 0 else f"exit code {code}"
         raise WorkerCrash(": ".join(filter(None, (how, words))))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _raise_error_of(answer: Said) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from command_line import run
 from onnx import TensorProto, helper
@@ -108,8 +109,8 @@ def save_calls(path: Path, calls: list[list[int]]) -> Path:
 @pytest.mark.parametrize(
     ("calls", "got"),
     [
-        ([[i + 1] * 2 for i in range(18)] + [[]], "more than 100000 nodes"),
-        ([[1] * 400, [2] * 400, []], "more than 100000 nodes"),
+        ([[i + 1] * 2 for i in range(18)] + [[]], "more than 50000 nodes"),
+        ([[1] * 400, [2] * 400, []], "more than 50000 nodes"),
         ([[i + 1] for i in range(150)] + [[]], "more than 100 deep"),
         ([[i + 1, 140 - i] for i in range(70)] + [[i + 1] for i in range(70, 140)] + [[]], "deep"),
         ([[0]], "more than 100 deep"),
@@ -127,6 +128,48 @@ def test_functions_that_unfold_without_end(
     (line,) = outcome.err.splitlines()
     assert line.startswith("error: ") and got in line
     assert list(tmp_path.iterdir()) == [model]
+
+
+def test_a_declared_shape_is_not_believed(tmp_path: Path) -> None:
+    """An output of 4 GiB that is said to be small."""
+    shape = helper.make_tensor("huge", TensorProto.INT64, [3], [1024] * 3)
+    node = helper.make_node("ConstantOfShape", ["huge"], ["logits"])
+    values = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 2, 2]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 12]),
+    ]
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    outcome = run("bench", tmp_path / "model.onnx")
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert "asks for too much memory (got a value of shape [1024, 1024, 1024]" in line
+
+
+def test_outputs_of_gigabytes_are_not_taken(tmp_path: Path) -> None:
+    model = onnx.load(save(tmp_path / "model.onnx", 1))
+    del model.graph.node[3:]
+    model.graph.node.append(helper.make_node("Tile", ["flat", "times"], ["logits"]))
+    times = helper.make_tensor("times", TensorProto.INT64, [2], [3, 8_000_000])
+    model.graph.initializer.append(times)
+    onnx.save(model, tmp_path / "model.onnx")
+    images = np.zeros((1, 3, 2, 2), np.float32)
+    np.savez(tmp_path / "recording.npz", input=images, logits=images.reshape(1, 12))
+    outcome = run("verify", tmp_path / "model.onnx", "--inputs", tmp_path / "recording.npz")
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert "gives too much at once (got 1098 MiB" in line
+
+
+def test_a_graph_of_too_many_nodes(tmp_path: Path) -> None:
+    model = onnx.load(save(tmp_path / "model.onnx", 1))
+    model.graph.node.extend([helper.make_node("Relu", ["flat"], [f"r{i}"]) for i in range(50_000)])
+    onnx.save(model, tmp_path / "model.onnx")
+    outcome = run("inspect", tmp_path / "model.onnx")
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert "too large (got 50004 nodes, expected at most 50000 nodes" in line
 
 
 def test_functions_may_call_others(tmp_path: Path) -> None:

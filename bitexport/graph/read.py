@@ -89,17 +89,21 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
             fix="Save the model again without external data.",
         )
     refuse_unfolding(proto, path)
+    anew = proto
     with OnnxLibrary(path) as library:
         if strict:
             _check(library, data, path)
         # Shapes only serve the report; a model that cannot be inferred is still shown.
         with suppress(OnnxRefusal):
             proto = onnx.ModelProto.FromString(library.infer_shapes(data))
+            anew = onnx.ModelProto.FromString(library.infer_shapes(data, believing=False))
     try:
         model = ir.from_proto(proto)
+        undeclared = ir.from_proto(anew)
     except Exception as error:
         raise _no_model(path, error) from error
     _require_modest(model, path)
+    _require_modest(undeclared, path)
     return model, data
 
 

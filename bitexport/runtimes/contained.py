@@ -22,6 +22,7 @@ from bitexport.worker import Said, Worker, WorkerCrash, serve
 __all__ = ["ModelCrashed", "contained", "work"]
 
 _NUMBERS = "biuf"  # kinds of dtypes
+_MOST_BYTES = 1 << 30
 
 
 class ModelCrashed(ModelRefused):
@@ -92,7 +93,7 @@ def work() -> None:
 
     def answer(job: Said, arrays: dict[str, npt.NDArray[Any]]) -> tuple[Said, Arrays]:
         if "run" in job:
-            return {}, _only_numbers(loaded[job["run"]].run(arrays))
+            return {}, _checked(loaded[job["run"]].run(arrays))
         for number in job["dropped"]:
             loaded.pop(number, None)
         runtime = runtime_named(job["runtime"])
@@ -102,7 +103,7 @@ def work() -> None:
     serve(answer)
 
 
-def _only_numbers(outputs: Arrays) -> Arrays:
+def _checked(outputs: Arrays) -> Arrays:
     for name, output in outputs.items():
         # What is typed as an array may be a sequence, an optional or text.
         kind = getattr(output, "dtype", None)
@@ -113,4 +114,12 @@ def _only_numbers(outputs: Arrays) -> Arrays:
                 expected="arrays of numbers",
                 fix="Check the file with `bitexport inspect`.",
             )
+    whole = sum(output.nbytes for output in outputs.values())
+    if whole > _MOST_BYTES:
+        raise ModelRefused(
+            "the model gives too much at once",
+            got=f"{whole >> 20} MiB",
+            expected=f"outputs of up to {_MOST_BYTES >> 20} MiB together",
+            fix="Give fewer images; if few give so much, look where the file comes from.",
+        )
     return outputs

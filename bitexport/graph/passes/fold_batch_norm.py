@@ -97,8 +97,10 @@ def _affine(node: ir.Node) -> tuple[Float64Array, Float64Array]:
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     # onnx stores eps as a float32; the nearest short decimal is what torch computed with.
     epsilon = float(f"{epsilon:.6g}")
-    scale = gamma / np.sqrt(variance + epsilon)
-    return scale, beta - scale * mean
+    # A variance below zero gives NaN here, as it does in every runtime.
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        scale = gamma / np.sqrt(variance + epsilon)
+        return scale, beta - scale * mean
 
 
 def _split_parts(
