@@ -79,6 +79,11 @@ struct Encoder {
 
 }  // namespace
 
+void encode_codes(const float* x, std::int64_t pixels, std::int32_t channels,
+                  const float* threshold, std::uint8_t* codes) {
+  Encoder::encode(x, pixels, channels, threshold, codes);
+}
+
 void pack_plane(const ConvShape& shape, const LookupLayout& layout, const float* x,
                 std::int32_t channels, const float* threshold, std::uint8_t* scratch,
                 std::uint8_t* plane) {

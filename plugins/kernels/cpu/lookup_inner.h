@@ -23,39 +23,55 @@ namespace {
 // Groups whose counts, at most 12 each, fit 8 bits.
 constexpr std::int32_t kGroupsPerFlush = 21;
 
+// Adds the mismatches of a group of codes [kLookupGroup, kVectors * Vector::kPixels], looked up in
+// a table each, to both kinds of sums. A template of a class: instruction sets may have their own.
+template <typename Vector, int kVectors>
+struct LookupGroup {
+  using Bytes = typename Vector::Bytes;
+
+  static void add(const std::uint8_t* codes, const LookupTable* const (&tables)[kLookupGroup],
+                  Bytes (&sums)[kVectors], Bytes (&shifted)[kVectors]) {
+    const Bytes t0 = Vector::repeat(tables[0]->count);
+    const Bytes t1 = Vector::repeat(tables[1]->count);
+    const Bytes t2 = Vector::repeat(tables[2]->count);
+    for (int v = 0; v < kVectors; ++v) {
+      const auto code = [&](int i) {
+        return Vector::load(codes + (i * kVectors + v) * Vector::kPixels);
+      };
+      const Bytes sum =
+          Vector::add(Vector::add(Vector::look_up(t0, code(0)), Vector::look_up(t1, code(1))),
+                      Vector::look_up(t2, code(2)));
+      sums[v] = Vector::add(sums[v], sum);
+      shifted[v] = Vector::add_shifted(shifted[v], sum);
+    }
+  }
+};
+
 // Adds the mismatches of `groups` groups of codes, at least one, to the counters of two output
 // channels, which start at 0 where `first`.
 //
-// codes [groups * kLookupGroup, kVectors * Vector::kPixels]; weights [groups * kLookupGroup] bytes;
-// counters [2, kVectors * Vector::kPixels], aligned to a vector, those of a vector of pixels in the
-// order that Vector::interleave mends.
-template <typename Vector, int kVectors>
-inline void count_mismatches(const std::uint8_t* codes, const std::uint8_t* weights,
-                             std::int32_t groups, bool first, std::uint16_t* counters) {
+// codes [groups * kLookupGroup, kVectors * Vector::kPixels]; indices [groups * kLookupGroup] of
+// tables, in units of kStep bytes; counters [2, kVectors * Vector::kPixels], aligned to a vector,
+// those of a vector of pixels in the order that Vector::interleave mends.
+template <typename Vector, int kVectors, std::size_t kStep, typename Index>
+inline void count_mismatches(const std::uint8_t* codes, const Index* indices,
+                             const LookupTable* tables, std::int32_t groups, bool first,
+                             std::uint16_t* counters) {
   constexpr std::int32_t kRow = kVectors * Vector::kPixels;
-  const LookupTable* const table = lookup_tables();
+  const auto table = [tables](Index index) {
+    return reinterpret_cast<const LookupTable*>(reinterpret_cast<const std::uint8_t*>(tables) +
+                                                index * kStep);
+  };
   while (groups > 0) {
     const std::int32_t batch = groups < kGroupsPerFlush ? groups : kGroupsPerFlush;
     typename Vector::Bytes sums[kVectors];
     typename Vector::Bytes shifted[kVectors];
     for (int v = 0; v < kVectors; ++v) sums[v] = shifted[v] = Vector::zero();
     for (std::int32_t g = 0; g < batch; ++g) {
-      const auto look_up = [&](int i) { return Vector::repeat(table[weights[i]].count); };
-      const auto t0 = look_up(0);
-      const auto t1 = look_up(1);
-      const auto t2 = look_up(2);
-      for (int v = 0; v < kVectors; ++v) {
-        const auto code = [&](int i) {
-          return Vector::load(codes + i * kRow + v * Vector::kPixels);
-        };
-        const auto sum =
-            Vector::add(Vector::add(Vector::look_up(t0, code(0)), Vector::look_up(t1, code(1))),
-                        Vector::look_up(t2, code(2)));
-        sums[v] = Vector::add(sums[v], sum);
-        shifted[v] = Vector::add_shifted(shifted[v], sum);
-      }
+      LookupGroup<Vector, kVectors>::add(
+          codes, {table(indices[0]), table(indices[1]), table(indices[2])}, sums, shifted);
       codes += kLookupGroup * kRow;
-      weights += kLookupGroup;
+      indices += kLookupGroup;
     }
     const auto flush = [&](auto is_first) {
       for (int v = 0; v < kVectors; ++v) {
