@@ -24,6 +24,7 @@
 #include "kernels/cpu/channel_lanes.h"
 #include "kernels/cpu/lookup_tables.h"
 #include "kernels/cpu/output_tiles.h"
+#include "kernels/cpu/streamed.h"
 #include "kernels/cpu/target.h"
 #include "kernels/cpu/variants.h"
 
@@ -33,6 +34,7 @@ BITEXPORT_TARGET_BEGIN("avx2,prfchw")
 #include "kernels/cpu/lookup_inner.h"
 // After them.
 #include "kernels/cpu/avx2_inner.h"
+#include "kernels/cpu/fetch_ahead.h"
 #include "kernels/cpu/lookup_store.h"
 
 namespace bitexport {
@@ -121,6 +123,7 @@ class ChannelPlan final : public BinaryConvPlan {
         pixels_(output_pixels(shape)),
         pitch_(divided_up(weights_->planes(), kPlanesPerUnit) * kPlanesPerUnit),
         pairs_(divided_up(pixels_, 2)),
+        streamed_(is_streamed(pixels_, shape.out_channels)),
         valid_(valid_inputs(shape, pixels_)) {
     const std::int32_t tiles = shape.group * weights_->tiles();
     const std::int32_t chunks =
@@ -176,7 +179,7 @@ class ChannelPlan final : public BinaryConvPlan {
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
-    run_unit(unit, workspace,
+    run_unit(unit, workspace, {y, epilogue.residual},
              [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
                  const std::uint16_t* counters) {
                const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
@@ -186,7 +189,7 @@ class ChannelPlan final : public BinaryConvPlan {
 
   void accumulate(std::int32_t unit, const void* workspace,
                   std::int32_t* accumulators) const override {
-    run_unit(unit, workspace,
+    run_unit(unit, workspace, {},
              [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
                  const std::uint16_t* counters) {
                for (std::int32_t i = 0; i < count; ++i) {
@@ -209,53 +212,63 @@ class ChannelPlan final : public BinaryConvPlan {
   std::int64_t scratch_bytes() const { return kPlanesPerUnit * plane_bytes(); }
 
   template <typename Store>
-  void run_unit(std::int32_t unit, const void* workspace, Store store) const {
+  void run_unit(std::int32_t unit, const void* workspace, const Streams& streams,
+                Store store) const {
     switch (weights_->lanes_of(unit / chunks_ % weights_->tiles()) / kLanesPerVector) {
       case 1:
-        return run_vectors<1>(unit, workspace, store);
+        return run_vectors<1>(unit, workspace, streams, store);
       case 2:
-        return run_vectors<2>(unit, workspace, store);
+        return run_vectors<2>(unit, workspace, streams, store);
       case 3:
-        return run_vectors<3>(unit, workspace, store);
+        return run_vectors<3>(unit, workspace, streams, store);
       default:
-        return run_vectors<4>(unit, workspace, store);
+        return run_vectors<4>(unit, workspace, streams, store);
     }
   }
 
   template <int kVectors, typename Store>
-  void run_vectors(std::int32_t unit, const void* workspace, Store store) const {
+  void run_vectors(std::int32_t unit, const void* workspace, const Streams& streams,
+                   Store store) const {
     constexpr std::int32_t kLanes = kVectors * kLanesPerVector;
     const std::int32_t tile = unit / chunks_ % weights_->tiles();
     const std::int32_t group = unit / chunks_ / weights_->tiles();
     const std::int32_t first_pixel = unit % chunks_ * 2 * pairs_;
     const std::int32_t pairs = std::min(pairs_, divided_up(pixels_ - first_pixel, 2));
+    const std::int32_t first_channel =
+        group * shape_.out_channels_per_group() + tile * kLanesPerTile;
+    const std::int32_t end =
+        std::min(kLanes, shape_.out_channels_per_group() - tile * kLanesPerTile);
+    const std::int32_t pixels = std::min(2 * pairs, pixels_ - first_pixel);
     const auto* activations =
         static_cast<const std::uint16_t*>(workspace) + group * (image_ + 1) * pitch_;
     alignas(64) std::uint16_t counters[kMostPairs * 2 * kLanes];
-    count<kVectors>(activations, weights_->tile(group, tile), first_pixel, pairs, counters);
+    const auto fetch = [&](std::int32_t pair) __attribute__((always_inline)) {
+      if (!streamed_ || streams.y == nullptr) return;
+      const std::int32_t begin = end * pair / pairs;
+      fetch_ahead(streams, {std::int64_t{first_channel + begin} * pixels_ + first_pixel, pixels,
+                            end * (pair + 1) / pairs - begin, pixels_});
+    };
+    count<kVectors>(activations, weights_->tile(group, tile), first_pixel, pairs, fetch, counters);
     for (std::int32_t i = 0; i < pairs * 2 * kVectors; ++i) {
       Vector::interleave(counters + i * Vector::kPixels);
     }
     alignas(64) std::uint16_t channels[kChannelsAtOnce * 2 * kMostPairs];
-    const std::int32_t pixels = std::min(2 * pairs, pixels_ - first_pixel);
     for (std::int32_t lane = 0; lane < kLanes; lane += kChannelsAtOnce) {
       for (std::int32_t i = 0; i < pixels; i += 8) {
         transpose_counters<kLanes>(counters + i * kLanes + lane, channels + i, 2 * kMostPairs);
       }
-      const std::int32_t within = tile * kLanesPerTile + lane;
-      const std::int32_t end = std::min(kChannelsAtOnce, shape_.out_channels_per_group() - within);
-      for (std::int32_t i = 0; i < end; ++i) {
-        store(group * shape_.out_channels_per_group() + within + i, first_pixel, pixels,
-              channels + i * 2 * kMostPairs);
+      for (std::int32_t i = 0; i < std::min(kChannelsAtOnce, end - lane); ++i) {
+        store(first_channel + lane + i, first_pixel, pixels, channels + i * 2 * kMostPairs);
       }
     }
   }
 
   // Counts the mismatches of pairs of pixels with the channels of a tile: counters [pairs, 2, lanes
-  // of the tile], in the order that Vector::interleave mends.
-  template <int kVectors>
+  // of the tile], in the order that Vector::interleave mends. Calls fetch(pair) for each, some time
+  // before it is done.
+  template <int kVectors, typename Fetch>
   void count(const std::uint16_t* activations, const std::uint8_t* codes, std::int32_t first_pixel,
-             std::int32_t pairs, std::uint16_t* counters) const {
+             std::int32_t pairs, Fetch fetch, std::uint16_t* counters) const {
     constexpr std::int32_t kLanes = kVectors * kLanesPerVector;
     alignas(64) std::uint16_t tables[kBlockRows + kWindowRows + kSlack];
     std::int32_t last = 0;
@@ -264,6 +277,7 @@ class ChannelPlan final : public BinaryConvPlan {
       last = first + (rest <= kBlockRows + kWindowRows ? rest : kBlockRows);
       for (std::int32_t i = 0; i < pairs; ++i) {
         const std::int32_t pair = first_pixel / 2 + i;
+        if (last == weights_->rows()) fetch(i);
         const TapRange useful = useful_[static_cast<std::size_t>(pair)];
         const TapRange rows = {std::max(first, useful.first), std::min(last, useful.last)};
         std::uint16_t* const sums = counters + i * 2 * kLanes;
@@ -339,6 +353,7 @@ class ChannelPlan final : public BinaryConvPlan {
   std::int32_t pitch_;            // planes of a group, rounded up to whole units of packing
   std::int32_t pairs_;            // of pixels in a unit, at most
   std::int32_t chunks_;           // of pairs
+  bool streamed_;                 // Y is, see streamed.h
   std::vector<float> valid_;      // C * n_valid of every output pixel
   std::vector<TapRange> useful_;  // rows of the weights, of every pair
   std::vector<Sources> sources_;  // [pairs, taps]

@@ -14,9 +14,10 @@ namespace {
 template <>
 struct LookupGroup<Vector, 4> {
   using Bytes = Vector::Bytes;
+  static constexpr bool kGeneric = false;
 
-  static void add(const std::uint8_t* codes, const LookupTable* const (&tables)[kLookupGroup],
-                  Bytes (&sums)[4], Bytes (&shifted)[4]) {
+  static void add(const std::uint8_t* codes, const LookupTable& t0, const LookupTable& t1,
+                  const LookupTable& t2, Bytes (&sums)[4], Bytes (&shifted)[4]) {
     struct Codes {
       std::uint8_t all[kLookupGroup * 4 * Vector::kPixels];
     };
@@ -59,7 +60,7 @@ struct LookupGroup<Vector, 4> {
         : [t] "=&x"(t), [a] "=&x"(a), [b] "=&x"(b), [c] "=&x"(c), [d] "=&x"(d), [x] "=&x"(x),
           [s0] "+x"(sums[0]), [s1] "+x"(sums[1]), [s2] "+x"(sums[2]), [s3] "+x"(sums[3]),
           [h0] "+x"(shifted[0]), [h1] "+x"(shifted[1]), [h2] "+x"(shifted[2]), [h3] "+x"(shifted[3])
-        : [codes] "r"(codes), [t0] "m"(*tables[0]), [t1] "m"(*tables[1]), [t2] "m"(*tables[2]),
+        : [codes] "r"(codes), [t0] "m"(t0), [t1] "m"(t1), [t2] "m"(t2),
           "m"(*reinterpret_cast<const Codes*>(codes)));
   }
 };

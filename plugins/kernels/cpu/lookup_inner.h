@@ -23,28 +23,16 @@ namespace {
 // Groups whose counts, at most 12 each, fit 8 bits.
 constexpr std::int32_t kGroupsPerFlush = 21;
 
-// Adds the mismatches of a group of codes [kLookupGroup, kVectors * Vector::kPixels], looked up in
-// a table each, to both kinds of sums. A template of a class: instruction sets may have their own.
+// A template of a class, so that an instruction set may have its own of some width, with
+//
+//     static void add(const std::uint8_t* codes, const LookupTable& t0, const LookupTable& t1,
+//                     const LookupTable& t2, Bytes (&sums)[kVectors], Bytes (&shifted)[kVectors])
+//
+// which looks a group of codes [kLookupGroup, kVectors * Vector::kPixels] up, each row in a table,
+// and adds the mismatches to both kinds of sums.
 template <typename Vector, int kVectors>
 struct LookupGroup {
-  using Bytes = typename Vector::Bytes;
-
-  static void add(const std::uint8_t* codes, const LookupTable* const (&tables)[kLookupGroup],
-                  Bytes (&sums)[kVectors], Bytes (&shifted)[kVectors]) {
-    const Bytes t0 = Vector::repeat(tables[0]->count);
-    const Bytes t1 = Vector::repeat(tables[1]->count);
-    const Bytes t2 = Vector::repeat(tables[2]->count);
-    for (int v = 0; v < kVectors; ++v) {
-      const auto code = [&](int i) {
-        return Vector::load(codes + (i * kVectors + v) * Vector::kPixels);
-      };
-      const Bytes sum =
-          Vector::add(Vector::add(Vector::look_up(t0, code(0)), Vector::look_up(t1, code(1))),
-                      Vector::look_up(t2, code(2)));
-      sums[v] = Vector::add(sums[v], sum);
-      shifted[v] = Vector::add_shifted(shifted[v], sum);
-    }
-  }
+  static constexpr bool kGeneric = true;
 };
 
 // Adds the mismatches of `groups` groups of codes, at least one, to the counters of two output
@@ -58,9 +46,10 @@ inline void count_mismatches(const std::uint8_t* codes, const Index* indices,
                              const LookupTable* tables, std::int32_t groups, bool first,
                              std::uint16_t* counters) {
   constexpr std::int32_t kRow = kVectors * Vector::kPixels;
-  const auto table = [tables](Index index) {
-    return reinterpret_cast<const LookupTable*>(reinterpret_cast<const std::uint8_t*>(tables) +
-                                                index * kStep);
+  const auto table = [&](int i) -> const LookupTable& {
+    // Of whole tables, an index is one; else it counts their bytes.
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(tables) + indices[i] * kStep;
+    return *reinterpret_cast<const LookupTable*>(bytes);
   };
   while (groups > 0) {
     const std::int32_t batch = groups < kGroupsPerFlush ? groups : kGroupsPerFlush;
@@ -68,8 +57,24 @@ inline void count_mismatches(const std::uint8_t* codes, const Index* indices,
     typename Vector::Bytes shifted[kVectors];
     for (int v = 0; v < kVectors; ++v) sums[v] = shifted[v] = Vector::zero();
     for (std::int32_t g = 0; g < batch; ++g) {
-      LookupGroup<Vector, kVectors>::add(
-          codes, {table(indices[0]), table(indices[1]), table(indices[2])}, sums, shifted);
+      using Group = LookupGroup<Vector, kVectors>;
+      if constexpr (!Group::kGeneric) {
+        Group::add(codes, table(0), table(1), table(2), sums, shifted);
+      } else {
+        const auto t0 = Vector::repeat(table(0).count);
+        const auto t1 = Vector::repeat(table(1).count);
+        const auto t2 = Vector::repeat(table(2).count);
+        for (int v = 0; v < kVectors; ++v) {
+          const auto code = [&](int i) {
+            return Vector::load(codes + i * kRow + v * Vector::kPixels);
+          };
+          const auto sum =
+              Vector::add(Vector::add(Vector::look_up(t0, code(0)), Vector::look_up(t1, code(1))),
+                          Vector::look_up(t2, code(2)));
+          sums[v] = Vector::add(sums[v], sum);
+          shifted[v] = Vector::add_shifted(shifted[v], sum);
+        }
+      }
       codes += kLookupGroup * kRow;
       indices += kLookupGroup;
     }

@@ -39,8 +39,7 @@ class LookupPlan final : public BinaryConvPlan {
         pairs_(std::min(kCounters / (2 * vectors_ * Vector::kPixels),
                         divided_up(weights_->pairs * tiles_, kFewestUnits))),
         chunks_(divided_up(weights_->pairs, pairs_)),
-        streamed_(std::int64_t{pixels_} * shape.out_channels * std::int64_t{sizeof(float)} >=
-                  kStreamedBytes),
+        streamed_(is_streamed(pixels_, shape.out_channels)),
         valid_(valid_inputs(shape, tiles_ * vectors_ * Vector::kPixels)) {
     for (std::int32_t tap = 0; tap < shape.taps(); ++tap) {
       tap_offsets_.push_back(layout_.tap_offset(tap));

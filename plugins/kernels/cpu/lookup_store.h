@@ -46,9 +46,9 @@ __m256 activated(const ChannelEpilogue<kActivation>& channel, __m256 t) {
 #endif
 
 template <Activation kActivation>
-void write_channel(const ChannelEpilogue<kActivation>& channel, std::int32_t count,
-                   const std::uint16_t* counters, const float* valid, const float* residual,
-                   float* out) {
+__attribute__((always_inline)) inline void write_channel(
+    const ChannelEpilogue<kActivation>& channel, std::int32_t count, const std::uint16_t* counters,
+    const float* valid, const float* residual, float* out) {
   std::int32_t i = 0;
 #if defined(BITEXPORT_HAVE_X86)
   const __m256 scale = _mm256_set1_ps(channel.scale());
@@ -73,8 +73,11 @@ void write_channel(const ChannelEpilogue<kActivation>& channel, std::int32_t cou
 // Writes pixels of output channel co to y [Co, Ho, Wo].
 //
 // counters and valid: of each of the pixels, its mismatches, aligned to 16 bytes, and C * n_valid.
-void store_channel(const Epilogue& epilogue, std::int32_t co, const Pixels& pixels,
-                   const std::uint16_t* counters, const float* valid, float* y) {
+// Inline: a call per channel takes a tenth of the time of 64 channels of 56 x 56 with AVX-512.
+__attribute__((always_inline)) inline void store_channel(const Epilogue& epilogue, std::int32_t co,
+                                                         const Pixels& pixels,
+                                                         const std::uint16_t* counters,
+                                                         const float* valid, float* y) {
   with_activation(epilogue, [&](auto activation) {
     const ChannelEpilogue<decltype(activation)::value> channel(epilogue, co);
     const float* residual =
