@@ -14,13 +14,14 @@
 
 #include "core/conv_shape.h"
 #include "kernels/cpu/binary_conv.h"
+#include "kernels/cpu/channel_lanes.h"
 #include "kernels/cpu/variants.h"
 
 namespace bitexport {
 namespace cpu {
 namespace {
 
-enum Variant : std::size_t { kWords, kDepthwise, kLookup, kPopcount, kVariants };
+enum Variant : std::size_t { kWords, kDepthwise, kLookup, kChannels, kPopcount, kVariants };
 
 // Taps first .. last - 1 along an axis that meet a pixel of the image somewhere.
 TapRange useful_taps(const ConvAxis& axis) {
@@ -80,6 +81,7 @@ Variant choose(const ConvShape& shape, Isa isa) {
   if (shape.in_channels_per_group() == 1 && shape.taps() <= kMostDepthwiseTaps) return kDepthwise;
 #if defined(BITEXPORT_HAVE_X86)
   if (isa == Isa::kAvx512Popcount && pays_for_popcount(shape)) return kPopcount;
+  if (isa == Isa::kAvx2 && fits_lookup(shape) && pays_for_channel_lanes(shape)) return kChannels;
 #endif
   return isa != Isa::kPortable && fits_lookup(shape) ? kLookup : kWords;
 }
@@ -89,6 +91,7 @@ std::unique_ptr<const BinaryConvKernel> make(Variant variant, const ConvShape& s
 #if defined(BITEXPORT_HAVE_X86)
   const bool wide = isa >= Isa::kAvx512;
   if (variant == kPopcount) return make_avx512_popcount(shape, weight);
+  if (variant == kChannels) return make_avx2_channels(shape, weight);
   if (variant == kLookup) return wide ? make_avx512(shape, weight) : make_avx2(shape, weight);
   if (variant == kDepthwise && wide) return make_depthwise_avx512(shape, weight);
   if (variant == kDepthwise && isa == Isa::kAvx2) return make_depthwise_avx2(shape, weight);

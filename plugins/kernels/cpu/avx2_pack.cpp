@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::int64_t kPixels = 32;  // of one vector of bytes
 // In pixels. What the processor fetches by itself ends with each page, of 1024.
-constexpr std::int64_t kFetchAhead = 512;
+constexpr std::int64_t kFetchAhead = 1024;
 
 // Byte i is 0xff where x[i] >= threshold; a NaN is not.
 __m256i compare(const float* x, __m256 threshold) {
@@ -40,24 +40,26 @@ __m256i load(const std::uint8_t* bytes) {
 }
 
 struct Encoder {
+  // A channel after the other: what is read is one run of memory, which the processor and the
+  // fetching ahead follow from each call into the next one.
   static void encode(const float* x, std::int64_t pixels, std::int32_t channels,
                      const float* threshold, std::uint8_t* codes) {
-    const auto some = [&](std::int64_t i) {
-      __m256i code = _mm256_setzero_si256();
-      for (std::int32_t j = 0; j < channels; ++j) {
-        const float* from = x + j * pixels + i;
+    for (std::int32_t j = 0; j < channels; ++j) {
+      const float* const channel = x + j * pixels;
+      const __m256 limit = _mm256_set1_ps(threshold[j]);
+      const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << j));
+      const auto some = [&](std::int64_t i) {
         // Past the end it does nothing.
-        _mm_prefetch(reinterpret_cast<const char*>(from + kFetchAhead), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(from + kFetchAhead + 16), _MM_HINT_T0);
-        const __m256i above = compare(from, _mm256_set1_ps(threshold[j]));
-        const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << j));
-        code = _mm256_or_si256(code, _mm256_and_si256(above, bit));
-      }
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
-    };
-    for_pixels<kPixels>(pixels, some, [&](std::int64_t i) {
-      codes[i] = code_of(x + i, pixels, channels, threshold);
-    });
+        _mm_prefetch(reinterpret_cast<const char*>(channel + i + kFetchAhead), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(channel + i + kFetchAhead + 16), _MM_HINT_T0);
+        const __m256i code = _mm256_and_si256(compare(channel + i, limit), bit);
+        auto* const to = reinterpret_cast<__m256i*>(codes + i);
+        _mm256_storeu_si256(to, j == 0 ? code : _mm256_or_si256(_mm256_loadu_si256(to), code));
+      };
+      for_pixels<kPixels>(pixels, some, [&](std::int64_t i) {
+        codes[i] = code_of(x + i, pixels, channels, threshold);
+      });
+    }
   }
 
   static void split(const std::uint8_t* codes, std::uint8_t* even, std::uint8_t* odd) {
@@ -78,6 +80,11 @@ struct Encoder {
 };
 
 }  // namespace
+
+void encode_codes(const float* x, std::int64_t pixels, std::int32_t channels,
+                  const float* threshold, std::uint8_t* codes) {
+  Encoder::encode(x, pixels, channels, threshold, codes);
+}
 
 void pack_plane(const ConvShape& shape, const LookupLayout& layout, const float* x,
                 std::int32_t channels, const float* threshold, std::uint8_t* scratch,

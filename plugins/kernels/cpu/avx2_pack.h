@@ -12,6 +12,10 @@ namespace bitexport {
 namespace cpu {
 namespace avx2 {
 
+// The codes of `channels` images of `pixels`, one after the other; see lookup_pack.h.
+void encode_codes(const float* x, std::int64_t pixels, std::int32_t channels,
+                  const float* threshold, std::uint8_t* codes);
+
 // x: `channels` (at most 4) images [H, W], one after the other; threshold [channels].
 // scratch: layout.scratch_bytes(). plane: layout.plane_bytes().
 void pack_plane(const ConvShape& shape, const LookupLayout& layout, const float* x,

@@ -120,8 +120,7 @@ class PopcountPlan final : public BinaryConvPlan {
         direct_(shape.taps() == 1 && shape.vertical.stride == 1 && shape.horizontal.stride == 1 &&
                 layout_.row == shape.horizontal.size && layout_.rows == shape.vertical.size),
         units_(shape, layout_, tiles_, weights_->blocks),
-        streamed_(std::int64_t{pixels_} * shape.out_channels * std::int64_t{sizeof(float)} >=
-                  kStreamedBytes),
+        streamed_(is_streamed(pixels_, shape.out_channels)),
         border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
         runs_(output_runs(shape, layout_, vectors_ * Words::kPixels)) {}
 

@@ -140,7 +140,7 @@ template <typename Word>
 void pack_some(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
                std::int32_t channels, const float* threshold, Word* plane) {
   const std::int64_t image = std::int64_t{shape.vertical.size} * shape.horizontal.size;
-  if (image * shape.in_channels * std::int64_t{sizeof(float)} >= kStreamedBytes) {
+  if (is_streamed(image, shape.in_channels)) {
     pack<true>(shape, layout, rows, x, channels, threshold, plane);
   } else {
     pack<false>(shape, layout, rows, x, channels, threshold, plane);

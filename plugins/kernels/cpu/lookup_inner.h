@@ -23,39 +23,60 @@ namespace {
 // Groups whose counts, at most 12 each, fit 8 bits.
 constexpr std::int32_t kGroupsPerFlush = 21;
 
+// A template of a class, so that an instruction set may have its own of some width, with
+//
+//     static void add(const std::uint8_t* codes, const LookupTable& t0, const LookupTable& t1,
+//                     const LookupTable& t2, Bytes (&sums)[kVectors], Bytes (&shifted)[kVectors])
+//
+// which looks a group of codes [kLookupGroup, kVectors * Vector::kPixels] up, each row in a table,
+// and adds the mismatches to both kinds of sums.
+template <typename Vector, int kVectors>
+struct LookupGroup {
+  static constexpr bool kGeneric = true;
+};
+
 // Adds the mismatches of `groups` groups of codes, at least one, to the counters of two output
 // channels, which start at 0 where `first`.
 //
-// codes [groups * kLookupGroup, kVectors * Vector::kPixels]; weights [groups * kLookupGroup] bytes;
-// counters [2, kVectors * Vector::kPixels], aligned to a vector, those of a vector of pixels in the
-// order that Vector::interleave mends.
-template <typename Vector, int kVectors>
-inline void count_mismatches(const std::uint8_t* codes, const std::uint8_t* weights,
-                             std::int32_t groups, bool first, std::uint16_t* counters) {
+// codes [groups * kLookupGroup, kVectors * Vector::kPixels]; indices [groups * kLookupGroup] of
+// tables, in units of kStep bytes; counters [2, kVectors * Vector::kPixels], aligned to a vector,
+// those of a vector of pixels in the order that Vector::interleave mends.
+template <typename Vector, int kVectors, std::size_t kStep, typename Index>
+inline void count_mismatches(const std::uint8_t* codes, const Index* indices,
+                             const LookupTable* tables, std::int32_t groups, bool first,
+                             std::uint16_t* counters) {
   constexpr std::int32_t kRow = kVectors * Vector::kPixels;
-  const LookupTable* const table = lookup_tables();
+  const auto table = [&](int i) -> const LookupTable& {
+    // Of whole tables, an index is one; else it counts their bytes.
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(tables) + indices[i] * kStep;
+    return *reinterpret_cast<const LookupTable*>(bytes);
+  };
   while (groups > 0) {
     const std::int32_t batch = groups < kGroupsPerFlush ? groups : kGroupsPerFlush;
     typename Vector::Bytes sums[kVectors];
     typename Vector::Bytes shifted[kVectors];
     for (int v = 0; v < kVectors; ++v) sums[v] = shifted[v] = Vector::zero();
     for (std::int32_t g = 0; g < batch; ++g) {
-      const auto look_up = [&](int i) { return Vector::repeat(table[weights[i]].count); };
-      const auto t0 = look_up(0);
-      const auto t1 = look_up(1);
-      const auto t2 = look_up(2);
-      for (int v = 0; v < kVectors; ++v) {
-        const auto code = [&](int i) {
-          return Vector::load(codes + i * kRow + v * Vector::kPixels);
-        };
-        const auto sum =
-            Vector::add(Vector::add(Vector::look_up(t0, code(0)), Vector::look_up(t1, code(1))),
-                        Vector::look_up(t2, code(2)));
-        sums[v] = Vector::add(sums[v], sum);
-        shifted[v] = Vector::add_shifted(shifted[v], sum);
+      using Group = LookupGroup<Vector, kVectors>;
+      if constexpr (!Group::kGeneric) {
+        Group::add(codes, table(0), table(1), table(2), sums, shifted);
+      } else {
+        const auto t0 = Vector::repeat(table(0).count);
+        const auto t1 = Vector::repeat(table(1).count);
+        const auto t2 = Vector::repeat(table(2).count);
+        for (int v = 0; v < kVectors; ++v) {
+          const auto code = [&](int i) {
+            return Vector::load(codes + i * kRow + v * Vector::kPixels);
+          };
+          const auto sum =
+              Vector::add(Vector::add(Vector::look_up(t0, code(0)), Vector::look_up(t1, code(1))),
+                          Vector::look_up(t2, code(2)));
+          sums[v] = Vector::add(sums[v], sum);
+          shifted[v] = Vector::add_shifted(shifted[v], sum);
+        }
       }
       codes += kLookupGroup * kRow;
-      weights += kLookupGroup;
+      indices += kLookupGroup;
     }
     const auto flush = [&](auto is_first) {
       for (int v = 0; v < kVectors; ++v) {

@@ -13,8 +13,8 @@
 // To be included once, between the lines of target.h in a file per instruction set, after
 // lookup_inner.h.
 
-#include "kernels/cpu/channel_epilogue.h"
 #include "kernels/cpu/fetch_ahead.h"
+#include "kernels/cpu/lookup_store.h"
 
 namespace bitexport {
 namespace cpu {
@@ -39,14 +39,8 @@ class LookupPlan final : public BinaryConvPlan {
         pairs_(std::min(kCounters / (2 * vectors_ * Vector::kPixels),
                         divided_up(weights_->pairs * tiles_, kFewestUnits))),
         chunks_(divided_up(weights_->pairs, pairs_)),
-        streamed_(std::int64_t{pixels_} * shape.out_channels * std::int64_t{sizeof(float)} >=
-                  kStreamedBytes) {
-    for (std::int32_t pixel = 0; pixel < pixels_; ++pixel) {
-      const std::int32_t width = shape.horizontal.out_size();
-      valid_.push_back(static_cast<float>(shape.in_channels_per_group() *
-                                          shape.valid_taps(pixel / width, pixel % width)));
-    }
-    valid_.resize(static_cast<std::size_t>(tiles_ * vectors_ * Vector::kPixels));
+        streamed_(is_streamed(pixels_, shape.out_channels)),
+        valid_(valid_inputs(shape, tiles_ * vectors_ * Vector::kPixels)) {
     for (std::int32_t tap = 0; tap < shape.taps(); ++tap) {
       tap_offsets_.push_back(layout_.tap_offset(tap));
     }
@@ -75,10 +69,12 @@ class LookupPlan final : public BinaryConvPlan {
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
-    run_unit(
-        unit, workspace, {y, epilogue.residual},
-        [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
-            const std::uint16_t* counters) { store(co, pixel, count, counters, epilogue, y); });
+    run_unit(unit, workspace, {y, epilogue.residual},
+             [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
+                 const std::uint16_t* counters) {
+               const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
+               store_channel(epilogue, co, {start, count}, counters, valid_.data() + pixel, y);
+             });
   }
 
   void accumulate(std::int32_t unit, const void* workspace,
@@ -142,9 +138,9 @@ class LookupPlan final : public BinaryConvPlan {
           const std::int32_t co = group * channels + 2 * (first_pair + pair);
           fetch_ahead(streams, {std::int64_t{co} * pixels_ + pixel, kPixels, 2, pixels_});
         }
-        count_mismatches<Vector, kVectors>(codes, weights_->row(group, first_pair + pair) + first,
-                                           rows / kLookupGroup, first == 0,
-                                           counters + pair * 2 * kPixels);
+        count_mismatches<Vector, kVectors, sizeof(LookupTable)>(
+            codes, weights_->row(group, first_pair + pair) + first, lookup_tables(),
+            rows / kLookupGroup, first == 0, counters + pair * 2 * kPixels);
       }
     }
     for (std::int32_t i = 0; i < pairs * 2 * kVectors; ++i) {
@@ -179,59 +175,6 @@ class LookupPlan final : public BinaryConvPlan {
     // Fills the last group of look-ups up, and counts nothing.
     std::memset(codes, kPaddingCode, static_cast<std::size_t>(first + rows - last) * kPixels);
   }
-
-  void store(std::int32_t co, std::int32_t pixel, std::int32_t count, const std::uint16_t* counters,
-             const Epilogue& epilogue, float* y) const {
-    with_activation(epilogue, [&](auto activation) {
-      const ChannelEpilogue<decltype(activation)::value> channel(epilogue, co);
-      const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
-      const float* residual = epilogue.residual == nullptr ? nullptr : epilogue.residual + start;
-      write(channel, count, counters, valid_.data() + pixel, residual, y + start);
-    });
-  }
-
-  template <Activation kActivation>
-  static void write(const ChannelEpilogue<kActivation>& channel, std::int32_t count,
-                    const std::uint16_t* counters, const float* valid, const float* residual,
-                    float* out) {
-    std::int32_t i = 0;
-#if defined(BITEXPORT_HAVE_X86)
-    const __m256 scale = _mm256_set1_ps(channel.scale());
-    const __m256 bias = _mm256_set1_ps(channel.bias());
-    for (; i + 8 <= count; i += 8) {
-      const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(counters + i));
-      const __m256 mismatches = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(narrow));
-      const __m256 accumulator =
-          _mm256_sub_ps(_mm256_loadu_ps(valid + i), _mm256_add_ps(mismatches, mismatches));
-      __m256 value = _mm256_add_ps(_mm256_mul_ps(scale, accumulator), bias);
-      if (residual != nullptr) value = _mm256_add_ps(value, _mm256_loadu_ps(residual + i));
-      _mm256_storeu_ps(out + i, activated(channel, value));
-    }
-#endif
-    // For NEON, compilers make vectors of this.
-    for (; i < count; ++i) {
-      const float value = channel.sum(valid[i] - 2.0f * static_cast<float>(counters[i]));
-      out[i] = channel.activated(residual == nullptr ? value : value + residual[i]);
-    }
-  }
-
-#if defined(BITEXPORT_HAVE_X86)
-  // As ChannelEpilogue::activated.
-  template <Activation kActivation>
-  static __m256 activated(const ChannelEpilogue<kActivation>& channel, __m256 t) {
-    const __m256 first = _mm256_set1_ps(channel.slope_or_low());
-    const __m256 second = _mm256_set1_ps(channel.shift_or_high());
-    if (kActivation == Activation::kPRelu) {
-      const __m256 positive = _mm256_cmp_ps(t, _mm256_setzero_ps(), _CMP_GE_OQ);
-      return _mm256_add_ps(_mm256_blendv_ps(_mm256_mul_ps(first, t), t, positive), second);
-    }
-    // The second operand is the result where one of them is a NaN.
-    if (kActivation == Activation::kClip) {
-      return _mm256_min_ps(second, _mm256_max_ps(first, t));
-    }
-    return t;
-  }
-#endif
 
   ConvShape shape_;
   LookupLayout layout_;

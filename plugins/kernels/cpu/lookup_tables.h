@@ -20,6 +20,12 @@ struct alignas(16) LookupTable {
 // 256 tables, one a weight byte.
 const LookupTable* lookup_tables();
 
+// The table of two codes, each a code or kPaddingTable, which counts nothing, is that of index
+// first + kSecondTables * second.
+inline constexpr unsigned kPaddingTable = 16;
+inline constexpr unsigned kSecondTables = 32;
+const LookupTable* padded_lookup_tables();
+
 }  // namespace cpu
 }  // namespace bitexport
 

@@ -22,6 +22,8 @@ std::unique_ptr<const BinaryConvKernel> make_popcnt(const ConvShape& shape,
 // The accumulators of the shape must fit 16 bits.
 std::unique_ptr<const BinaryConvKernel> make_avx2(const ConvShape& shape,
                                                   const std::uint32_t* weight);
+std::unique_ptr<const BinaryConvKernel> make_avx2_channels(const ConvShape& shape,
+                                                           const std::uint32_t* weight);
 std::unique_ptr<const BinaryConvKernel> make_avx512(const ConvShape& shape,
                                                     const std::uint32_t* weight);
 std::unique_ptr<const BinaryConvKernel> make_neon(const ConvShape& shape,
