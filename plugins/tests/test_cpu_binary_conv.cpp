@@ -297,12 +297,12 @@ int main() {
       // Images whose pixels leave much of a vector empty: one to four vectors of output channels,
       // two tiles of them, several blocks and units, taps that fill no group of look-ups up, and
       // pairs of pixels on padding alone.
-      square(24, 160, 7, 3, 1),
+      square(96, 160, 7, 3, 1),
       square(520, 110, 7, 3, 1),
-      square(39, 192, 9, 3, 2, 3),
-      square(20, 30, 14, 2, 1),
-      square(36, 128, 13, 1, 1),
-      {{2, 40, 7, 9}, {96, 40, 3, 2}, {2, 1}, {9, 1, 0, 5}, {2, 3}},
+      square(270, 576, 9, 3, 2, 3),
+      square(200, 96, 14, 2, 1),
+      square(799, 128, 13, 1, 1),
+      {{2, 140, 7, 9}, {96, 140, 3, 2}, {2, 1}, {9, 1, 0, 5}, {2, 3}},
       // Depthwise: several units, rows of every kind, more pixels than a stage holds, two output
       // channels of an input channel, and a row wider than a stage.
       square(150, 150, 7, 3, 1, 150),

@@ -84,12 +84,17 @@ class ChannelWeights {
   std::vector<Line> lines_;
 };
 
-// Whether it takes clearly fewer vector instructions than with pixels beside each other.
+// Whether it takes clearly fewer vector instructions than with pixels beside each other, and enough
+// of them that its costlier epilogue does not matter. One or two vectors of channels take longer
+// than one or two of pixels, as the loop has more loads for each.
 inline bool pays_for_channel_lanes(const ConvShape& shape) {
   constexpr std::int64_t kMostPixels = 1024;
+  constexpr std::int32_t kFewestRows = 192;
+  constexpr std::int32_t kFewestChannels = 2 * kLanesPerVector + 1;
   const std::int64_t pixels = std::int64_t{shape.vertical.out_size()} * shape.horizontal.out_size();
-  if (pixels > kMostPixels) return false;
   const std::int64_t channels = shape.out_channels_per_group();
+  const std::int64_t rows = std::int64_t{LookupWeights::planes(shape)} * shape.taps();
+  if (pixels > kMostPixels || channels < kFewestChannels || rows < kFewestRows) return false;
   const auto steps = [](std::int64_t lanes, std::int64_t others) {
     return (lanes + kLanesPerVector - 1) / kLanesPerVector * ((others + 1) / 2);
   };
