@@ -40,7 +40,7 @@ class ChannelWeights {
         lines_(static_cast<std::size_t>(divided_up64(std::int64_t{shape.group} * rows_ * lanes_))) {
     // Lanes of no channel and rows of no tap count nothing.
     for (Line& line : lines_) std::fill(line.codes, line.codes + kLine, kPaddingCode);
-    std::uint8_t* const codes = lines_.data()->codes;
+    auto* const codes = reinterpret_cast<std::uint8_t*>(lines_.data());
     for (std::int32_t co = 0; co < shape.out_channels; ++co) {
       const std::int32_t within = co % shape.out_channels_per_group();
       const std::int32_t tile = within / kLanesPerTile;
@@ -64,7 +64,7 @@ class ChannelWeights {
   }
   // [rows, lanes_of(tile)], aligned to a vector.
   const std::uint8_t* tile(std::int32_t group, std::int32_t tile) const {
-    return lines_.data()->codes + offset(group, tile);
+    return reinterpret_cast<const std::uint8_t*>(lines_.data()) + offset(group, tile);
   }
 
  private:
