@@ -22,7 +22,7 @@ from bitexport.runtimes.contained import contained
 __all__ = ["import_qonnx"]
 
 _FAMILY = "qonnx"
-_LARGEST_STEP = 256 << 20  # bytes of a value, for all samples that are run at once
+_LARGEST_STEP = 64 << 20  # bytes of a value, for all samples that are run at once
 _DENSE = "its weight is no constant behind a bipolar quantizer"
 
 

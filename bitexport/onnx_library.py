@@ -6,8 +6,7 @@ one, ends the process.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ class OnnxRefusal(Exception):
     """What onnx says of a model that it does not take."""
 
 
-class OnnxLibrary:
+class OnnxLibrary(Worker):
     """The functions of onnx, on serialized models; a context, which ends the process.
 
     Args:
@@ -30,19 +29,8 @@ class OnnxLibrary:
     """
 
     def __init__(self, file: object) -> None:
+        super().__init__(__name__, "onnx")
         self._file = file
-        self._worker = Worker(__name__, "onnx")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._worker.__exit__(kind, error, trace)
 
     def check(self, model: bytes) -> None:
         """Let onnx's checker look at the model.
@@ -79,7 +67,7 @@ class OnnxLibrary:
     def _ask(self, function: str, model: bytes, opset: int = 0) -> bytes:
         job = {"function": function, "opset": opset}
         try:
-            said, found = self._worker.ask(job, {"model": np.frombuffer(model, np.uint8)})
+            said, found = self.ask(job, {"model": np.frombuffer(model, np.uint8)})
         except WorkerCrash as crash:
             raise InputError(
                 f"{self._file}: the model crashes the onnx package",

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from command_line import Outcome, run, run_process
@@ -32,10 +33,11 @@ runtime_named("ort").load(open(sys.argv[1], "rb").read())
 """
 
 
-def save(path: Path, numerator: list[int], denominator: list[int]) -> Path:
-    """A sound model that scales its images by a quotient, which runtimes compute as they load."""
-    nodes = [
-        helper.make_node("Div", ["numerator", "denominator"], ["quotient"]),
+def save_scaling(
+    path: Path, nodes: list[onnx.NodeProto], constants: dict[str, npt.ArrayLike]
+) -> Path:
+    """A sound model that scales its images by the `quotient` that the nodes make."""
+    tail = [
         helper.make_node("Cast", ["quotient"], ["scale"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["input"], ["flat"]),
         helper.make_node("Mul", ["flat", "scale"], ["logits"]),
@@ -44,15 +46,18 @@ def save(path: Path, numerator: list[int], denominator: list[int]) -> Path:
         helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", CHANNELS, SIDE, SIDE]),
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", LOGITS]),
     ]
-    constants = [
-        numpy_helper.from_array(np.array(numerator, np.int32), "numerator"),
-        numpy_helper.from_array(np.array(denominator, np.int32), "denominator"),
-    ]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path
-    )
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = helper.make_graph([*nodes, *tail], "g", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
     return path
+
+
+def save(path: Path, numerator: list[int], denominator: list[int]) -> Path:
+    """The quotient is constant, so that runtimes compute it as they load the model."""
+    node = helper.make_node("Div", ["numerator", "denominator"], ["quotient"])
+    constants = {"numerator": np.int32(numerator), "denominator": np.int32(denominator)}
+    return save_scaling(path, [node], constants)
 
 
 @pytest.fixture(scope="module")
@@ -104,25 +109,10 @@ def deadly_at(path: Path, batch: int) -> Path:
         helper.make_node("Equal", ["batch", "deadly batch"], ["deadly"]),
         helper.make_node("Where", ["deadly", "minus one", "two"], ["denominator"]),
         helper.make_node("Div", ["smallest", "denominator"], ["quotient"]),
-        helper.make_node("Cast", ["quotient"], ["scale"], to=TensorProto.FLOAT),
-        helper.make_node("Flatten", ["input"], ["flat"]),
-        helper.make_node("Mul", ["flat", "scale"], ["logits"]),
     ]
-    values = [
-        helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", CHANNELS, SIDE, SIDE]),
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", LOGITS]),
-    ]
-    constants = [
-        numpy_helper.from_array(np.array([batch]), "deadly batch"),
-        numpy_helper.from_array(np.array([DEADLY[1][0]], np.int32), "minus one"),
-        numpy_helper.from_array(np.array([2], np.int32), "two"),
-        numpy_helper.from_array(np.array([DEADLY[0][0]], np.int32), "smallest"),
-    ]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path
-    )
-    return path
+    (smallest,), (minus_one,) = DEADLY
+    constants = {"smallest": np.int32([smallest]), "minus one": np.int32([minus_one])}
+    return save_scaling(path, nodes, {**constants, "two": np.int32([2]), "deadly batch": [batch]})
 
 
 @pytest.mark.parametrize(

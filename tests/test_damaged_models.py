@@ -130,6 +130,14 @@ def test_functions_that_unfold_without_end(
     assert list(tmp_path.iterdir()) == [model]
 
 
+def refusal(command: str, model: Path, *options: str | Path) -> str:
+    """The line that a command ends with, as it refuses the file."""
+    outcome = run(command, model, *options)
+    assert outcome.code == 2, outcome.err
+    (line,) = outcome.err.splitlines()
+    return line
+
+
 def test_a_declared_shape_is_not_believed(tmp_path: Path) -> None:
     """An output of 4 GiB that is said to be small."""
     shape = helper.make_tensor("huge", TensorProto.INT64, [3], [1024] * 3)
@@ -141,9 +149,7 @@ def test_a_declared_shape_is_not_believed(tmp_path: Path) -> None:
     graph = helper.make_graph([node], "g", values[:1], values[1:], [shape])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save(model, tmp_path / "model.onnx")
-    outcome = run("bench", tmp_path / "model.onnx")
-    assert outcome.code == 2
-    (line,) = outcome.err.splitlines()
+    line = refusal("bench", tmp_path / "model.onnx")
     assert "asks for too much memory (got a value of shape [1024, 1024, 1024]" in line
 
 
@@ -156,9 +162,7 @@ def test_outputs_of_gigabytes_are_not_taken(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "model.onnx")
     images = np.zeros((1, 3, 2, 2), np.float32)
     np.savez(tmp_path / "recording.npz", input=images, logits=images.reshape(1, 12))
-    outcome = run("verify", tmp_path / "model.onnx", "--inputs", tmp_path / "recording.npz")
-    assert outcome.code == 2
-    (line,) = outcome.err.splitlines()
+    line = refusal("verify", tmp_path / "model.onnx", "--inputs", tmp_path / "recording.npz")
     assert "gives too much at once (got 1098 MiB" in line
 
 
@@ -166,9 +170,7 @@ def test_a_graph_of_too_many_nodes(tmp_path: Path) -> None:
     model = onnx.load(save(tmp_path / "model.onnx", 1))
     model.graph.node.extend([helper.make_node("Relu", ["flat"], [f"r{i}"]) for i in range(50_000)])
     onnx.save(model, tmp_path / "model.onnx")
-    outcome = run("inspect", tmp_path / "model.onnx")
-    assert outcome.code == 2
-    (line,) = outcome.err.splitlines()
+    line = refusal("inspect", tmp_path / "model.onnx")
     assert "too large (got 50004 nodes, expected at most 50000 nodes" in line
 
 

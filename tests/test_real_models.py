@@ -157,7 +157,9 @@ def test_tensorrt_rtx_builds_an_engine(case, float16, shared, tmp_path):
     report = bitexport.export(shared / case.checkpoint, path=path, options=options)
     engine = TensorRTRTX().build(path.read_bytes(), EngineOptions(1, 2, 4))
     # Engines hold codes and words as they are in the file, and a few KiB a layer.
-    assert len(engine.data) < report.bytes + 7e6
+    # 1.4 takes 1 % more for the largest network than 1.7.
+    older = tuple(map(int, TensorRTRTX().version().split(".")[:2])) < (1, 7)
+    assert len(engine.data) < report.bytes + (6.6e6 if older else 6.5e6)
 
 
 def test_float16_keeps_the_predictions(shared, tmp_path):

@@ -26,8 +26,6 @@ from fuzz.targets import Input, Target
 SECONDS = 10  # of CPU time, an input
 STALLED = 120  # seconds that pass without an answer: it waits for something
 SLACK_BYTES = 1 << 30  # of memory, beyond the size of the file
-# A graph is a program, whose values may have a GiB each, and more where their shapes are computed.
-CONTAINED_BYTES = 8 << 30
 MOST_VIRTUAL = 256 << 30
 LONGEST_LINE = 4096
 TRAP = "trap"  # a pipe without a writer: native code that opens it for reading hangs
@@ -196,7 +194,7 @@ def _judge(target: Target, given: Input) -> Verdict:
     _events.clear()
     before = _names()
     allowed = max(_status("VmPeak"), _status("VmSize") + len(given.data) + SLACK_BYTES)
-    children = max(_children()[1], _status("VmRSS") + len(given.data) + CONTAINED_BYTES)
+    children = max(_children()[1], _status("VmRSS") + len(given.data) + SLACK_BYTES)
     cpu = time.process_time() + _children()[0]
     code, failure = _run(target, path)
     seconds = time.process_time() + _children()[0] - cpu

@@ -82,11 +82,8 @@ class LookupPlan final : public BinaryConvPlan {
     run_unit(unit, workspace, {},
              [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
                  const std::uint16_t* counters) {
-               for (std::int32_t i = 0; i < count; ++i) {
-                 const auto valid =
-                     static_cast<std::int32_t>(valid_[static_cast<std::size_t>(pixel + i)]);
-                 accumulators[std::int64_t{co} * pixels_ + pixel + i] = valid - 2 * counters[i];
-               }
+               const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
+               store_accumulators({start, count}, counters, valid_.data() + pixel, accumulators);
              });
   }
 

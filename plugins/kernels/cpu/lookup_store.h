@@ -86,6 +86,14 @@ __attribute__((always_inline)) inline void store_channel(const Epilogue& epilogu
   });
 }
 
+// Writes the sums C * n_valid - 2 * mismatches of the pixels to accumulators [Co, Ho, Wo].
+inline void store_accumulators(const Pixels& pixels, const std::uint16_t* counters,
+                               const float* valid, std::int32_t* accumulators) {
+  for (std::int32_t i = 0; i < pixels.count; ++i) {
+    accumulators[pixels.first + i] = static_cast<std::int32_t>(valid[i]) - 2 * counters[i];
+  }
+}
+
 }  // namespace
 }  // namespace cpu
 }  // namespace bitexport
