@@ -24,7 +24,7 @@ def refuse_unfolding(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse a model of too many nodes, its functions unfolded, or of functions without end.
 
     Raises:
-        InputError: They do.
+        InputError: It is one.
     """
     functions: dict[_Key, list[onnx.FunctionProto]] = {}
     for function in proto.functions:
