@@ -8,16 +8,14 @@ from bitexport.comparison.figures import (
     Tolerance,
     relative_l2,
 )
+from bitexport.comparison.layers import compare_bits, first_divergence, zero_activation_shares
 from bitexport.comparison.outputs import (
     ReferenceRun,
-    compare_bits,
     compare_logits,
     compare_outputs,
-    first_divergence,
     reference_logits,
     reference_run,
     sample_input,
-    zero_activation_shares,
 )
 
 __all__ = [

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BitComparison", "Comparison", "Divergence", "Tolerance", "relative_l2"]
+__all__ = [
+    "BitComparison",
+    "Comparison",
+    "Divergence",
+    "RelativeL2",
+    "Tolerance",
+    "largest_difference",
+    "relative_l2",
+]
+
+_BLOCK = 1 << 20  # numbers
 
 
 @dataclass(frozen=True)
@@ -89,11 +101,44 @@ class Divergence:
     rel_l2: float
 
 
+class RelativeL2:
+    """||got - expected|| / ||expected|| in float64, of arrays that come in parts."""
+
+    def __init__(self) -> None:
+        self._difference = self._expected = 0.0
+
+    def add(self, got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
+        """One more part: two arrays of one shape."""
+        for part, other in _blocks(got, expected):
+            a, b = part.astype(np.float64), other.astype(np.float64)
+            self._expected += float(b @ b)
+            a -= b
+            self._difference += float(a @ a)
+
+    def value(self) -> float:
+        """Of all parts; NaN unless all are finite, and 0 of none."""
+        if self._expected == 0:
+            return 0.0 if self._difference == 0 else math.inf
+        return math.sqrt(self._difference) / math.sqrt(self._expected)
+
+
 def relative_l2(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     """||got - expected|| / ||expected|| in float64; NaN unless both are finite."""
-    a, b = got.astype(np.float64), expected.astype(np.float64)
-    norm = float(np.linalg.norm(b))
-    difference = float(np.linalg.norm(a - b))
-    if norm == 0:
-        return 0.0 if difference == 0 else float("inf")
-    return difference / norm
+    error = RelativeL2()
+    error.add(got, expected)
+    return error.value()
+
+
+def largest_difference(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """The largest |got - expected|; NaN where one is, and 0 of nothing."""
+    largest = [np.abs(a - b).max() for a, b in _blocks(got, expected)]
+    return float(np.max(largest, initial=0))
+
+
+def _blocks(
+    got: npt.NDArray[Any], expected: npt.NDArray[Any]
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Flat, and not all at once: what is made of them on the way takes memory, too."""
+    a, b = got.reshape(-1), expected.reshape(-1)
+    for start in range(0, a.size, _BLOCK):
+        yield a[start : start + _BLOCK], b[start : start + _BLOCK]
