@@ -23,6 +23,7 @@ __all__ = ["import_qonnx"]
 
 _FAMILY = "qonnx"
 _LARGEST_STEP = 64 << 20  # bytes of a value, for all samples that are run at once
+_MOST_LOGITS = 64 << 20  # bytes for all samples
 _DENSE = "its weight is no constant behind a bipolar quantizer"
 
 
@@ -119,7 +120,10 @@ def _verify(
             expected="images of a fixed size, [N, C, H, W]",
             fix="Export it with a fixed image size, or pass --no-verify.",
         )
-    images = sample_input((rest[0] or 0, rest[1] or 0, rest[2] or 0))
+    shape = (rest[0] or 0, rest[1] or 0, rest[2] or 0)
+    images = sample_input(shape)
+    if batch is not None and batch > len(images):
+        images = sample_input(shape, batch)
     step = batch or max(1, min(len(images), _LARGEST_STEP // max(1, model.largest_value)))
     try:
         with contained("ort") as runtime:
@@ -128,8 +132,8 @@ def _verify(
         raise InputError(
             "the network cannot be verified: " + error.what,
             got=error.got,
-            expected="a network that ONNX Runtime runs",
-            fix="Correct the network, or export it again.",
+            expected=error.expected,
+            fix=error.fix,
         ) from error
     tolerance = Tolerance.for_model(
         binary_activations=any(layer.binary_activations for layer in lowered.layers),
@@ -151,6 +155,14 @@ def _run(runner: Runner, images: npt.NDArray[np.float32], step: int) -> npt.NDAr
     """The outputs for all images, in batches of exactly ``step``."""
     whole = len(images) + -len(images) % step
     padded = np.resize(images, (whole, *images.shape[1:]))
-    parts = [padded[i : i + step] for i in range(0, len(padded), step)]
-    outputs = [runner.run({"input": part})["logits"] for part in parts]
+    outputs: list[npt.NDArray[np.float32]] = []
+    for start in range(0, whole, step):
+        outputs.append(runner.run({"input": padded[start : start + step]})["logits"])
+        if outputs[0].nbytes * (whole // step) > _MOST_LOGITS:
+            raise ModelRefused(
+                "its output is too large to compare",
+                got=f"{outputs[0].nbytes >> 20} MiB for {step} images",
+                expected=f"logits of up to {_MOST_LOGITS >> 20} MiB for {whole}",
+                fix="Pass --no-verify.",
+            )
     return np.concatenate(outputs)[: len(images)]

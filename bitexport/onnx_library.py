@@ -12,9 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bitexport.errors import InputError
-from bitexport.worker import Arrays, Said, Worker, WorkerCrash, serve
+from bitexport.worker import Arrays, Said, Worker, WorkerCrash, limit_memory, serve
 
 __all__ = ["OnnxLibrary", "OnnxRefusal", "work"]
+
+
+# It parses, changes and writes a model; nothing of that makes much of little.
+_MOST_BYTES = 1 << 30
+_TIMES_THE_FILE = 16
 
 
 class OnnxRefusal(Exception):
@@ -89,6 +94,7 @@ def _answer(job: Said, arrays: dict[str, npt.NDArray[Any]]) -> tuple[Said, Array
     import onnx
 
     given = arrays["model"].tobytes()
+    limit_memory(_MOST_BYTES + _TIMES_THE_FILE * len(given))
     try:
         found = onnx.ModelProto.FromString(given)
         if job["function"] == "check":

@@ -27,7 +27,7 @@ from bitexport.graph import computes_in_float16
 from bitexport.graph.read import checked_layers, read_onnx
 from bitexport.recordings import read_recording
 from bitexport.runtimes import Arrays, ModelRefused, Runtime
-from bitexport.runtimes.contained import contained
+from bitexport.runtimes.contained import contained, memory_for
 
 __all__ = ["Verification", "verify_file"]
 
@@ -94,10 +94,11 @@ def verify_file(
         InputError: A file cannot be read or run, or there is nothing to compare with.
         RuntimeFailure: The runtime is missing.
     """
-    with contained(runtime_name) as runtime:
+    recorded = {} if inputs is None else read_recording(inputs)
+    spare = memory_for(recorded["input"].shape) if "input" in recorded else 0
+    with contained(runtime_name, spare=spare) as runtime:
         graph, data = read_onnx(model_path)
         checked_layers(graph, model_path)
-        recorded = {} if inputs is None else read_recording(inputs)
         reference, fingerprint = _reference(checkpoint, load_options, graph)
         images = _images(graph, recorded, reference)
         expected = _expected(recorded, reference, images)

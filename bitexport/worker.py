@@ -36,7 +36,9 @@ __all__ = [
     "Said",
     "Worker",
     "WorkerCrash",
+    "WorkerKilled",
     "end_with_starter",
+    "limit_memory",
     "python_command",
     "serve",
 ]
@@ -44,12 +46,18 @@ __all__ = [
 Said = dict[str, Any]
 Arrays = Mapping[str, npt.NDArray[Any]]
 _OUT_OF_MEMORY = MemoryError.__name__
+_BAD_ALLOC = "std::bad_alloc"  # among the last words of C++
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in sys/prctl.h
+_LARGEST_STACK = 64 << 20  # bytes of a thread's; the system may set no limit at all
 _PATIENCE = 5  # seconds for the last words of a process that has ended
 
 
 class WorkerCrash(Exception):
     """The process ended in the middle of a job; the text says how."""
+
+
+class WorkerKilled(MemoryError):
+    """The system killed the process, which it does where memory runs out."""
 
 
 def python_command(module: str) -> list[str]:
@@ -73,6 +81,22 @@ def end_with_starter() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def limit_memory(most: int) -> None:
+    """Let this process have no more than ``most`` bytes; whoever asks for more gets none.
+
+    What can be written to counts, whether it is used or not. The stacks of a thread a core do not.
+    Only Linux counts that way; elsewhere there is no limit.
+    """
+    if sys.platform != "linux" or resource is None:
+        return
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    stacks = (os.cpu_count() or 1) * (min(stack, _LARGEST_STACK) if stack > 0 else _LARGEST_STACK)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = min(most + stacks, sys.maxsize)
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 class Worker:
@@ -106,7 +130,7 @@ class Worker:
         Raises:
             WorkerCrash: It came to an end; the next job starts another one.
             BitexportError: What was raised there, of the same class.
-            MemoryError: It ran out of memory.
+            MemoryError: It ran out of memory; WorkerKilled where the system put an end to it.
             RuntimeFailure: It does not start.
         """
         process = self._process or self._start()
@@ -163,9 +187,11 @@ class Worker:
         code = self._wait(process)
         self._process = None
         words = self._last_words()
-        # SIGKILL, which not every system has; or memory ran out over the arrays of a job.
-        if code == -9 or (code == 1 and _OUT_OF_MEMORY in words):
-            raise MemoryError(words or f"the system killed the process of {self._title}")
+        if code == -9:  # SIGKILL, which not every system has
+            raise WorkerKilled(words or f"the system killed the process of {self._title}")
+        # Over the arrays of a job, or where native code does not look whether it gets any.
+        if (code == 1 and _OUT_OF_MEMORY in words) or _BAD_ALLOC in words:
+            raise MemoryError(words)
         how = _signal_name(-code) if code < 0 else f"exit code {code}"
         raise WorkerCrash(": ".join(filter(None, (how, words))))
 

@@ -19,9 +19,11 @@ from command_line import Outcome, run, run_process
 from onnx import TensorProto, helper, numpy_helper
 from test_qonnx import Network
 
+from bitexport import worker
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.runtimes import ModelRefused, runtime_named
 from bitexport.runtimes.contained import ModelCrashed, _ContainedRunner, contained
+from bitexport.worker import WorkerKilled
 
 DEADLY = [-(2**31)], [-1]  # no int32 is their quotient: x86 raises an exception, as for 0 / 0
 CHANNELS, SIDE = 3, 8
@@ -308,6 +310,87 @@ def children() -> set[int]:
     return {int(p) for p in Path("/proc/thread-self/children").read_text().split()}
 
 
+def greedy(path: Path, size: int) -> Path:
+    """A sound model of few bytes that takes many, by a size that is only known at run time."""
+    nodes = [
+        helper.make_node("Shape", ["input"], ["channels"], start=1, end=2),
+        helper.make_node("Mul", ["channels", "factor"], ["size"]),
+        helper.make_node("Expand", ["one", "size"], ["many"]),
+        helper.make_node("ReduceMax", ["many"], ["quotient"], keepdims=1),
+    ]
+    return save_scaling(path, nodes, {"factor": [size // 4 // CHANNELS], "one": np.float32([1])})
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is not limited")
+
+
+@on_linux
+@pytest.mark.parametrize("command", ["verify", "eval", "bench"])
+def test_a_model_that_takes_too_much_memory_is_refused(command: str, tmp_path: Path) -> None:
+    path = greedy(tmp_path / "greedy.onnx", 2 << 30)
+    recording = tmp_path / "recording.npz"
+    np.savez(recording, input=images(2), logits=images(2).reshape(2, -1))
+    options = {
+        "verify": ["--inputs", recording],
+        "eval": ["--dataset", "digits"],
+        "bench": ["--no-memory", "--duration", "0", "--runtimes", "ort", "--precisions", "fp32"],
+    }
+    outcome = run(command, path, *options[command])
+    assert outcome.code == 2, outcome.err
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(f"error: {path}: the model takes too much memory (got more than 1")
+    assert "BITEXPORT_MODEL_MEMORY" in line
+
+
+@on_linux
+def test_who_trusts_a_model_gives_it_more_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = greedy(tmp_path / "greedy.onnx", 256 << 20).read_bytes()
+    given = {"input": images(1)}
+    monkeypatch.setenv("BITEXPORT_MODEL_MEMORY", "1.5")
+    with contained("ort") as runtime:
+        found = runtime.load(model, threads=1).run(given)["logits"]
+        np.testing.assert_array_equal(found, given["input"].reshape(1, -1))
+    monkeypatch.setenv("BITEXPORT_MODEL_MEMORY", "0.25")
+    with contained("ort", spare=1 << 30) as runtime:
+        np.testing.assert_array_equal(runtime.load(model, threads=1).run(given)["logits"], found)
+    with contained("ort") as runtime:
+        runner = runtime.load(model, threads=1)
+        with pytest.raises(ModelRefused, match=r"more than 0\.25 GiB"):
+            runner.run(given)
+        # It goes on after that.
+        harmless = save(tmp_path / "harmless.onnx", [6], [3]).read_bytes()
+        assert runtime.load(harmless, threads=1).run(given)["logits"].shape == (1, LOGITS)
+
+
+@pytest.mark.parametrize("size", ["", "much", "0", "-1", "nan", "inf"])
+def test_no_size_of_memory(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITEXPORT_MODEL_MEMORY", size)
+    with pytest.raises(InputError, match="is no size"), contained("ort"):
+        pass
+
+
+NO_MEMORY_FOR_NATIVE_CODE = """
+import os, sys
+sys.path[:] = sys.argv[1:]
+from bitexport.worker import serve
+
+def answer(job, arrays):
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\\n")
+    os.abort()
+
+serve(answer)
+"""
+
+
+def test_native_code_that_gets_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", NO_MEMORY_FOR_NATIVE_CODE, *sys.path]
+    monkeypatch.setattr(worker, "python_command", lambda module: command)
+    with worker.Worker("any", "any") as process, pytest.raises(MemoryError, match="bad_alloc"):
+        process.ask({}, {})
+
+
 @pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="asks Linux's /proc")
 def test_the_process_ends_with_the_context_and_by_the_system(harmless: bytes) -> None:
     before = children()
@@ -315,7 +398,7 @@ def test_the_process_ends_with_the_context_and_by_the_system(harmless: bytes) ->
         runner = runtime.load(harmless)
         (process,) = children() - before
         os.kill(process, signal.SIGKILL)  # as the system does where memory runs out
-        with pytest.raises(MemoryError):
+        with pytest.raises(WorkerKilled):
             runner.run({"input": images(1)})
         runtime.load(harmless)
         assert len(children() - before) == 1

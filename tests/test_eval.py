@@ -15,7 +15,14 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from bitexport.errors import InputError
-from bitexport.evaluation import DataOptions, evaluate, open_images, wilson_interval
+from bitexport.evaluation import (
+    DataOptions,
+    evaluate,
+    open_images,
+    usual_batch,
+    wilson_interval,
+)
+from bitexport.graph.read import read_classifier
 from training.data import load_digits
 
 MEAN, STD = (
@@ -218,6 +225,25 @@ def test_images_beyond_all_measure(folder: Path) -> None:
     """A model may claim them; the small side of a picture would be drawn out to the long one."""
     with pytest.raises(InputError, match="too large images"):
         open_images(DataOptions("imagefolder", folder / "val"), (3, 16, 65536))
+
+
+@pytest.mark.parametrize("shape", [(3, 4096, 4096), (1 << 40, 1, 1), (3, -8, -8), (3, 0, 8)])
+def test_a_model_may_not_claim_any_image(shape: tuple[int, ...], tmp_path: Path) -> None:
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)
+        for name, dims in (("input", ["N", *shape]), ("logits", ["N", 10]))
+    ]
+    node = onnx.helper.make_node("GlobalAveragePool", ["input"], ["logits"])
+    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph, ir_version=8), path)
+    with pytest.raises(InputError, match=r"no images of a usual size|too much memory"):
+        read_classifier(path)
+
+
+def test_large_images_are_run_by_the_few() -> None:
+    sizes = (32, 224, 448, 512, 1024, 2364)
+    assert [usual_batch((3, n, n)) for n in sizes] == [32, 32, 27, 21, 5, 1]
 
 
 def test_digits_of_an_odd_size_are_resized_one_by_one() -> None:

@@ -158,6 +158,26 @@ def test_older_domains(tmp_path, domain):
     assert [layer.op for layer in report.layers] == ["SignConv"]
 
 
+def flat(net: Network) -> str:
+    return net.node("Flatten", net.conv("image", net.bipolar(net.weight(4, 3, 3, 3), 0.5)))
+
+
+def test_outputs_that_are_too_large_to_compare(tmp_path):
+    net = Network()
+    x = net.node("Tile", flat(net), net.constant([1, 1 << 14], np.int64))
+    path = net.save(tmp_path / "q.onnx", x)
+    with pytest.raises(InputError, match=r"too large to compare.*--no-verify"):
+        bitexport.import_qonnx(path, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_batch_beyond_all_measure(tmp_path):
+    net = Network(batch=1 << 18)
+    path = net.save(tmp_path / "q.onnx", flat(net))
+    with pytest.raises(InputError, match="takes no images to compare with"):
+        bitexport.import_qonnx(path, tmp_path / "m.onnx")
+
+
 def test_one_bit_quant_is_bipolar(tmp_path):
     net = Network()
     weight = net.quant(net.weight(4, 3, 3, 3), 0.5, bits=1.0)
@@ -264,15 +284,15 @@ def test_what_was_exported_already_is_told_apart(tmp_path):
     assert again.code == 4 and "is exported already" in again.err
 
 
-@pytest.mark.parametrize("batch", [3, 64])
-def test_a_fixed_batch_of_any_size_is_verified(tmp_path, batch):
+@pytest.mark.parametrize(("batch", "samples"), [(3, 8), (64, 64)])
+def test_a_fixed_batch_of_any_size_is_verified(tmp_path, batch, samples):
     net = Network()
     path = net.save(tmp_path / "q.onnx", typical(net))
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     onnx.save(model, path)
     report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
-    assert report.verify is not None and report.verify.samples == 8
+    assert report.verify is not None and report.verify.samples == samples
 
 
 def test_options_of_checkpoints_do_not_apply(tmp_path):

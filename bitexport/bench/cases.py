@@ -13,7 +13,7 @@ from bitexport.bench.record import Skip
 from bitexport.bench.subjects import Subject
 from bitexport.bench.twins import PRECISIONS, twins_of
 from bitexport.errors import InputError, RuntimeFailure
-from bitexport.evaluation import DataOptions, LabelledImages, open_images
+from bitexport.evaluation import DataOptions, LabelledImages, open_images, usual_batch
 from bitexport.exporter import ExportOptions
 from bitexport.runtimes import RUNTIMES, BuiltEngine, runtime_named
 
@@ -232,7 +232,7 @@ def labelled(subject: Subject, data: DataOptions) -> LabelledImages:
 
 def calibration(subject: Subject, options: BenchOptions) -> FloatArray:
     """The images that int8 is calibrated on, in one batch."""
-    count = CALIBRATION_IMAGES
+    count = min(CALIBRATION_IMAGES, usual_batch(subject.input_shape))
     if options.images is not None:
         count = min(count, len(options.images))
     return feed(subject, count, options)[subject.input_name]

@@ -9,14 +9,12 @@ from pathlib import Path
 from bitexport.bench.cases import BenchOptions, Case, calibration, feed, labelled
 from bitexport.bench.subjects import Subject
 from bitexport.errors import RuntimeFailure
-from bitexport.evaluation import Accuracy, evaluate
+from bitexport.evaluation import Accuracy, evaluate, usual_batch
 from bitexport.graph.read import read_onnx
 from bitexport.runtimes import ENGINE_RUNTIMES, Arrays, ModelRefused, Runner
-from bitexport.runtimes.contained import ModelCrashed, contained
+from bitexport.runtimes.contained import ModelStopped, contained, memory_for
 
 __all__ = ["accuracy", "try_out"]
-
-_EVALUATION_BATCH = 32
 
 
 def try_out(path: Path, subject: Subject, runtimes: Sequence[str], options: BenchOptions) -> None:
@@ -26,7 +24,8 @@ def try_out(path: Path, subject: Subject, runtimes: Sequence[str], options: Benc
     minutes: for them the file is checked more strictly instead, as `bitexport trt` does.
 
     Raises:
-        InputError: A runtime crashes on it, or onnx's checker finds fault with it.
+        InputError: A runtime crashes on it, it takes too much memory, or onnx's checker finds fault
+            with it.
     """
     builders = {runtime.name for runtime in ENGINE_RUNTIMES}
     if builders.intersection(runtimes) and path.suffix.lower() == ".onnx":
@@ -36,19 +35,21 @@ def try_out(path: Path, subject: Subject, runtimes: Sequence[str], options: Benc
             continue
         try:
             _run(name, subject, options)
-        except ModelCrashed as error:
+        except ModelStopped as error:
             raise error.blaming(path) from error
         except RuntimeFailure:
             continue
 
 
 def _run(name: str, subject: Subject, options: BenchOptions) -> None:
-    with contained(name) as runtime:
+    # Of a large batch the first image is the model's doing, the others are the user's.
+    spare = memory_for(subject.input_shape, max(options.batches) - 1)
+    with contained(name, spare=spare) as runtime:
         runner = runtime.load(subject.data, threads=options.threads)
         for arrays in _feeds(subject, options):
             try:
                 runner.run(arrays)
-            except ModelCrashed:
+            except ModelStopped:
                 raise
             except RuntimeFailure:
                 continue
@@ -92,7 +93,7 @@ def accuracy(
                 subject.input_name,
                 subject.output_name,
                 labelled(subject, options.data),
-                batch=min(_EVALUATION_BATCH, largest),
+                batch=min(usual_batch(subject.input_shape), largest),
                 show=show,
             )
     except ModelRefused as error:

@@ -20,7 +20,10 @@ def evaluate(
     runtime: Annotated[
         str, typer.Option(help="Such as ort or ort-native; `bitexport doctor` lists them.")
     ] = "ort",
-    batch: Annotated[int, typer.Option(min=1, max=65536, help="Images a run.")] = 32,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=65536, help="Images a run.", show_default="32, or fewer large"),
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=0, help="Threads inside an operator; 0 lets the runtime choose.")
     ] = 0,
@@ -41,11 +44,11 @@ def evaluate(
     Example: bitexport eval model.onnx --dataset cifar10 --data ~/data
     """
     del debug
-    from bitexport.evaluation import DataOptions, open_images
+    from bitexport.evaluation import DataOptions, open_images, usual_batch
     from bitexport.evaluation import evaluate as measure
     from bitexport.graph.read import read_classifier
     from bitexport.runtimes import ModelRefused
-    from bitexport.runtimes.contained import contained
+    from bitexport.runtimes.contained import contained, memory_for
 
     classifier = read_classifier(model, choices.parse_input_size(input_size))
     options = DataOptions(
@@ -57,8 +60,14 @@ def evaluate(
         preprocessing=classifier.preprocessing,
     )
     images = open_images(options, classifier.input_shape)
+    usual = usual_batch(classifier.input_shape)
+    batch = batch or usual
+    spare = memory_for(classifier.input_shape, max(0, batch - usual))
     try:
-        with contained(runtime) as chosen, progress_bar(f"{model} on {dataset}") as bar:
+        with (
+            contained(runtime, spare=spare) as chosen,
+            progress_bar(f"{model} on {dataset}") as bar,
+        ):
             found = measure(
                 chosen.load(classifier.data, threads=threads),
                 classifier.input_name,

@@ -1,6 +1,6 @@
 """How many images of a data set a model classifies right."""
 
-from bitexport.evaluation.accuracy import Accuracy, evaluate, wilson_interval
+from bitexport.evaluation.accuracy import Accuracy, evaluate, usual_batch, wilson_interval
 from bitexport.evaluation.datasets import DATASETS, DataOptions, LabelledImages, open_images
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "LabelledImages",
     "evaluate",
     "open_images",
+    "usual_batch",
     "wilson_interval",
 ]

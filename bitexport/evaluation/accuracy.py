@@ -12,10 +12,12 @@ from bitexport.errors import InputError
 from bitexport.evaluation.datasets import LabelledImages
 from bitexport.runtimes import Runner
 
-__all__ = ["Accuracy", "evaluate", "wilson_interval"]
+__all__ = ["Accuracy", "evaluate", "usual_batch", "wilson_interval"]
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: a two-sided 95 % interval
 _TOP = 5
+_USUAL_BATCH = 32
+_LARGEST_BATCH = 1 << 24  # numbers: 64 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class Accuracy:
     def top5_interval(self) -> tuple[float, float]:
         """95 % interval of ``top5``."""
         return wilson_interval(self.correct_top5, self.samples)
+
+
+def usual_batch(input_shape: tuple[int, int, int]) -> int:
+    """Images a run: 32, or fewer large ones.
+
+    Args:
+        input_shape: (C, H, W).
+    """
+    return max(1, min(_USUAL_BATCH, _LARGEST_BATCH // math.prod(input_shape)))
 
 
 def evaluate(

@@ -37,7 +37,7 @@ _STATISTICS: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
     "digits": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 _CROP = 224 / 256
-_LARGEST_SIDE = 16384
+_LARGEST_SIDE = 4096  # 48 MiB of a square picture
 _DIGITS_BRIGHTEST, _DIGITS_SIZE = 16.0, 16
 _TEST_SHARE, _SPLIT_SEED = 0.2, 0
 

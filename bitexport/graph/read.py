@@ -30,6 +30,7 @@ __all__ = [
 
 _LARGEST = 2 << 30
 _LARGEST_VALUE = 1 << 30
+_LARGEST_IMAGE = 1 << 24  # numbers: 64 MiB in float32
 _DEFAULT_SIZE = 224
 
 
@@ -240,6 +241,13 @@ def classifier_of(
     channels, height, width = (
         n if isinstance(n, int) else other for n, other in zip(shape[1:], usual, strict=True)
     )
+    if min(channels, height, width) < 1 or channels * height * width > _LARGEST_IMAGE:
+        raise InputError(
+            f"{path}: it takes no images of a usual size",
+            got=f"an input of shape [N, {channels}, {height}, {width}]",
+            expected=f"images of 1 to {_LARGEST_IMAGE} numbers",
+            fix="Name another model, or a smaller --input-size.",
+        )
     return Classifier(
         data=data,
         input_name=inputs[0].name or "",

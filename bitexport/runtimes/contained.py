@@ -2,52 +2,103 @@
 
 Runtimes check what they read, but not everything: a size that ONNX Runtime infers to be negative,
 or a division that the CPU refuses, ends the process that it is in. So the commands run a
-stranger's file here.
+stranger's file here. Shapes that are only known at run time can ask for any memory: there is a
+limit.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bitexport.errors import InputError
 from bitexport.runtimes import Arrays, Availability, ModelRefused, Runner, Runtime, runtime_named
-from bitexport.worker import Said, Worker, WorkerCrash, serve
+from bitexport.worker import Said, Worker, WorkerCrash, WorkerKilled, limit_memory, serve
 
-__all__ = ["ModelCrashed", "contained", "work"]
+__all__ = ["ModelCrashed", "ModelStopped", "ModelTooGreedy", "contained", "memory_for", "work"]
 
 _NUMBERS = "biuf"  # kinds of dtypes
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 256 << 20  # of all outputs of a run
+# A model may take so much, and so many times its file: a bit becomes a float of 32 on the way to
+# being folded, an index of 64, and both are there several times. Measured: 60 to 190 times.
+_MEMORY = "BITEXPORT_MODEL_MEMORY"
+_GIB = 1 << 30
+_TIMES_THE_FILE = 256
+# What a network takes for its inputs, at most: the first layers make large maps of few channels.
+_TIMES_THE_INPUTS = 64
+# Elsewhere the driver takes memory as it likes.
+_ON_THE_CPU = ("ort", "ort-native", "reference")
+# What ONNX Runtime says, and C++.
+_NO_MEMORY = ("Failed to allocate", "bad allocation", "bad_alloc")
 
 
-class ModelCrashed(ModelRefused):
-    """A model ended the process that it ran in."""
+class ModelStopped(ModelRefused):
+    """A model that must run nowhere else: the process that it ran in saw to that."""
+
+
+class ModelCrashed(ModelStopped):
+    """A model ended the process."""
+
+
+class ModelTooGreedy(ModelStopped):
+    """A model asked for more memory than it may have."""
+
+
+def memory_for(input_shape: Sequence[int], count: int = 1) -> int:
+    """Bytes that a model may well take for so many float32 inputs of a shape."""
+    return _TIMES_THE_INPUTS * 4 * math.prod(input_shape) * count
 
 
 @contextmanager
-def contained(name: str) -> Iterator[Runtime]:
+def contained(name: str, *, spare: int = 0) -> Iterator[Runtime]:
     """The runtime called ``name``, in a process that starts with its first model.
 
-    Its errors are those of the runtime itself; a model that ends the process raises ModelCrashed.
+    Its errors are those of the runtime itself; a model that ends the process raises ModelCrashed,
+    one that takes too much memory ModelTooGreedy.
+
+    Args:
+        name: The runtime's.
+        spare: Bytes of memory that models may take beyond what is usual for their files: what the
+            user asks for, with large batches say.
 
     Raises:
-        InputError: There is no such runtime.
+        InputError: There is no such runtime, or ``BITEXPORT_MODEL_MEMORY`` is no size.
     """
     runtime = runtime_named(name)
+    most = _memory() + spare if name in _ON_THE_CPU else None
     with Worker(__name__, name) as worker:
-        yield _Contained(runtime, worker)
+        yield _Contained(runtime, worker, most)
+
+
+def _memory() -> int:
+    """What a model may take beyond many times its file, in bytes."""
+    given = os.environ.get(_MEMORY, "1")
+    with suppress(ValueError, OverflowError):
+        most = int(float(given) * _GIB)
+        if most > 0:
+            return most
+    raise InputError(
+        f"{_MEMORY} is no size",
+        got=repr(given),
+        expected="GiB that a model may take, such as 4",
+        fix="Correct the variable, or unset it for 1.",
+    )
 
 
 class _Contained:
-    def __init__(self, inner: Runtime, worker: Worker) -> None:
+    def __init__(self, inner: Runtime, worker: Worker, most: int | None) -> None:
         self.name = inner.name
         self._inner = inner
         self._worker = worker
+        self._most = most
         self._numbers = count()
         self._dropped: list[int] = []
 
@@ -59,7 +110,13 @@ class _Contained:
         """Load a model in the other process, where it stays as long as the runner here."""
         number = next(self._numbers)
         dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
-        job = {"load": number, "runtime": self.name, "threads": threads, "dropped": dropped}
+        job = {
+            "load": number,
+            "runtime": self.name,
+            "threads": threads,
+            "dropped": dropped,
+            "most": self._most,
+        }
         self.ask(job, {"model": np.frombuffer(model, np.uint8)})
         runner = _ContainedRunner(self, number)
         weakref.finalize(runner, self._dropped.append, number)
@@ -68,6 +125,15 @@ class _Contained:
     def ask(self, job: Said, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
         try:
             return self._worker.ask(job, arrays)[1]
+        except MemoryError as error:
+            if self._most is None or isinstance(error, WorkerKilled):
+                raise
+            raise ModelTooGreedy(
+                "the model takes too much memory",
+                got=f"more than {self._most / _GIB:.3g} GiB and {_TIMES_THE_FILE} times its file",
+                expected="a model that runs in less",
+                fix=f"Give fewer images, or set {_MEMORY} to more GiB if you trust the file.",
+            ) from error
         except WorkerCrash as crash:
             raise ModelCrashed(
                 f"{self.name} crashes on the model",
@@ -89,15 +155,26 @@ class _ContainedRunner:
 
 def work() -> None:
     """The other process."""
-    loaded: dict[int, Runner] = {}
+    loaded: dict[int, tuple[Runner, int]] = {}
 
-    def answer(job: Said, arrays: dict[str, npt.NDArray[Any]]) -> tuple[Said, Arrays]:
-        if "run" in job:
-            return {}, _checked(loaded[job["run"]].run(arrays))
+    def load(job: Said, model: bytes) -> None:
         for number in job["dropped"]:
             loaded.pop(number, None)
-        runtime = runtime_named(job["runtime"])
-        loaded[job["load"]] = runtime.load(arrays["model"].tobytes(), threads=job["threads"])
+        if job["most"] is not None:
+            files = len(model) + sum(size for _, size in loaded.values())
+            limit_memory(job["most"] + _TIMES_THE_FILE * files)
+        runner = runtime_named(job["runtime"]).load(model, threads=job["threads"])
+        loaded[job["load"]] = runner, len(model)
+
+    def answer(job: Said, arrays: dict[str, npt.NDArray[Any]]) -> tuple[Said, Arrays]:
+        try:
+            if "run" in job:
+                return {}, _checked(loaded[job["run"]][0].run(arrays))
+            load(job, arrays["model"].tobytes())
+        except ModelRefused as error:
+            if any(words in error.got for words in _NO_MEMORY):
+                raise MemoryError(error.got) from error
+            raise
         return {}, {}
 
     serve(answer)
