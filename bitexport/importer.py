@@ -122,7 +122,7 @@ def _verify(
         )
     shape = (rest[0] or 0, rest[1] or 0, rest[2] or 0)
     images = sample_input(shape)
-    if batch is not None and batch > len(images):
+    if batch and not 1 <= batch <= len(images):
         images = sample_input(shape, batch)
     step = batch or max(1, min(len(images), _LARGEST_STEP // max(1, model.largest_value)))
     try:

@@ -171,8 +171,9 @@ def test_outputs_that_are_too_large_to_compare(tmp_path):
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_a_batch_beyond_all_measure(tmp_path):
-    net = Network(batch=1 << 18)
+@pytest.mark.parametrize("batch", [1 << 18, -3])
+def test_a_batch_beyond_all_measure(tmp_path, batch):
+    net = Network(batch=batch)
     path = net.save(tmp_path / "q.onnx", flat(net))
     with pytest.raises(InputError, match="takes no images to compare with"):
         bitexport.import_qonnx(path, tmp_path / "m.onnx")
