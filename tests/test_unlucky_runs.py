@@ -93,6 +93,33 @@ def test_an_interrupted_export_leaves_the_old_file(checkpoint, output, sent, cod
     assert output.read_bytes() == OLD
 
 
+NATIVE = """
+import ctypes, os, signal
+import typer
+from bitexport.cli.output import run
+
+app = typer.Typer()
+
+@app.command()
+def imports():
+    # As numpy's C API does: it prints what came up in an import, and raises an error of its own.
+    code = b"import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    assert ctypes.pythonapi.PyRun_SimpleString(code) == -1
+    raise ImportError("numpy.core.multiarray failed to import")
+
+run(app)
+"""
+
+
+def test_an_interruption_that_native_code_prints() -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-c", NATIVE], capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+    assert outcome.returncode == 143, outcome.stderr
+    expected = "error: interrupted (got SIGTERM, expected to finish). Run it again.\n"
+    assert outcome.stderr == expected
+
+
 def test_no_room_leaves_the_old_file(checkpoint, output) -> None:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

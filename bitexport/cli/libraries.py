@@ -9,6 +9,7 @@ it, with lines of their own.
 from __future__ import annotations
 
 import contextlib
+import getpass
 import math
 import os
 import threading
@@ -43,6 +44,7 @@ def prepare_libraries() -> None:
             working directory is gone.
     """
     _require_working_directory()
+    _name_the_user()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     processors = _affinity()
     share = min(shares(_GROUPS, _GROUP_OF_PROCESS), default=math.inf)
@@ -71,6 +73,14 @@ def _require_working_directory() -> None:
             expected="one that is there",
             fix="Change to another one.",
         ) from error
+
+
+def _name_the_user() -> None:
+    """Older torch names a folder after the user, who in a container may have no name."""
+    try:
+        getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        os.environ["LOGNAME"] = f"user-{os.getuid()}"
 
 
 def _affinity() -> int:
