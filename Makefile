@@ -79,13 +79,14 @@ sbom: $(READY)
 # The tests with the oldest versions that pyproject.toml allows: gigabytes, in build/oldest.
 OLDEST := build/oldest
 oldest: $(READY)
-	test -x $(OLDEST)/bin/python || $(BIN)/uv venv --quiet --python $(PYTHON) $(OLDEST)
+	test -x $(OLDEST)/bin/python || $(BIN)/uv venv --quiet --seed --python $(PYTHON) $(OLDEST)
 	$(BIN)/uv pip compile --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
 		pyproject.toml $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --group dev \
 		--output-file $(OLDEST)/versions.txt
 	$(BIN)/uv pip sync --quiet --python $(OLDEST)/bin/python $(OLDEST)/versions.txt
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
-	$(OLDEST)/bin/python -m pytest -W default -p no:cacheprovider $(or $(TESTS),tests)
+	$(OLDEST)/bin/python -m pytest -W default -p no:cacheprovider -n $(or $(JOBS),2) --dist worksteal \
+		$(or $(TESTS),tests)
 
 # Reads in build/site/index.html.
 docs: $(READY)

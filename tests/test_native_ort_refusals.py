@@ -224,16 +224,29 @@ def test_refusals_are_clean_under_sanitizers(models, answers, sanitized):
     assert {k: v is None for k, v in found.items()} == {k: v is None for k, v in answers.items()}
 
 
+# ONNX Runtime 1.20 asks for an initializer's room before it compares the claim with the data; the
+# allocation fails, as everywhere, but ASan remarks on one of more than a terabyte.
+ALLOCATION_FAILED = re.compile(r"==\d+==WARNING: AddressSanitizer failed to allocate 0x\w+ bytes")
+
+
 def test_mutated_nodes_are_clean_under_sanitizers(sanitized, tmp_path):
-    """`make fuzz-ops` runs more of them."""
+    """`make fuzz-ops` runs more of them.
+
+    What ASan finds ends the process, which the fuzzer reports; all that ASan says is read here.
+    """
     library, variables = sanitized
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    options = f"{variables['ASAN_OPTIONS']}:log_path={reports / 'asan'}"
     paths = os.pathsep.join(str(plugins_build.ROOT / x) for x in ("tests", ".", "plugins/scripts"))
     arguments = ["--targets", "ops", "--count", "400", "--jobs", "1", "--keep", str(tmp_path)]
     outcome = subprocess.run(
         [sys.executable, "-m", "fuzz", *arguments, "--op-library", str(library)],
         capture_output=True, text=True, check=False, cwd=plugins_build.ROOT, timeout=600,
-        env={**os.environ, **variables, "PYTHONPATH": paths},
+        env={**os.environ, **variables, "ASAN_OPTIONS": options, "PYTHONPATH": paths},
     )  # fmt: skip
+    said = [line for path in reports.iterdir() for line in path.read_text().splitlines()]
+    assert [line for line in said if not ALLOCATION_FAILED.fullmatch(line)] == []
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "ops: 400 inputs, 0 findings" in outcome.stdout
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from command_line import save_wrn
 
 OLD = b"an older file"
 SECONDS = 120
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to chown and mount")
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,10 @@ def output(tmp_path: Path) -> Iterator[Path]:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def start(*arguments: str | Path, **kwargs) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, through: tuple[str, ...] = (), **kwargs) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
     return subprocess.Popen(
-        [sys.executable, "-m", "bitexport", *arguments],
+        [*through, sys.executable, "-m", "bitexport", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs,
     )  # fmt: skip
 
@@ -90,6 +91,33 @@ def test_an_interrupted_export_leaves_the_old_file(checkpoint, output, sent, cod
     assert returned == code, errors
     assert errors.count("\n") == 1 and errors.startswith("error: interrupted"), errors
     assert output.read_bytes() == OLD
+
+
+NATIVE = """
+import ctypes, os, signal
+import typer
+from bitexport.cli.output import run
+
+app = typer.Typer()
+
+@app.command()
+def imports():
+    # As numpy's C API does: it prints what came up in an import, and raises an error of its own.
+    code = b"import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    assert ctypes.pythonapi.PyRun_SimpleString(code) == -1
+    raise ImportError("numpy.core.multiarray failed to import")
+
+run(app)
+"""
+
+
+def test_an_interruption_that_native_code_prints() -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-c", NATIVE], capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+    assert outcome.returncode == 143, outcome.stderr
+    expected = "error: interrupted (got SIGTERM, expected to finish). Run it again.\n"
+    assert outcome.stderr == expected
 
 
 def test_no_room_leaves_the_old_file(checkpoint, output) -> None:
@@ -165,6 +193,89 @@ def test_the_same_bytes_on_every_run_even_into_one_file(checkpoint, output) -> N
     assert output.read_bytes() == written
 
 
+SAVER = """
+import sys
+import torch
+
+large, small = {"large": torch.zeros(1 << 18)}, {"small": torch.zeros(4)}
+print("ready", flush=True)
+while True:
+    torch.save(large, sys.argv[1])
+    torch.save(small, sys.argv[1])
+"""
+READER = """
+import sys, time
+from bitexport.checkpoint import read_checkpoint
+from bitexport.errors import InputError
+
+read, changed, ends = 0, 0, time.monotonic() + 60
+while (read < 20 or changed < 200) and time.monotonic() < ends:
+    try:
+        sums = [float(x.sum()) for x in read_checkpoint(sys.argv[1]).tensors().values()]
+        assert sums == [0], sums
+        read += 1
+    except InputError:
+        changed += 1
+print(read >= 20, changed >= 200)
+"""
+
+
+def test_a_checkpoint_that_training_saves_over(tmp_path) -> None:
+    """In place, as torch.save does; a process that has a file mapped dies as that gets shorter."""
+    path = tmp_path / "checkpoint.pth"
+    path.touch()
+    with subprocess.Popen([sys.executable, "-c", SAVER, path], stdout=subprocess.PIPE) as saver:
+        assert saver.stdout is not None
+        assert saver.stdout.readline() == b"ready\n"
+        reader = subprocess.run(
+            [sys.executable, "-c", READER, path],
+            capture_output=True, text=True, check=False, timeout=SECONDS,
+        )  # fmt: skip
+        saver.kill()
+    assert (reader.returncode, reader.stdout) == (0, "True True\n"), reader.stderr
+
+
+def test_no_home_and_closed_streams(checkpoint, output) -> None:
+    """The output is for its owner alone, where the user wants files so."""
+
+    def close() -> None:
+        os.umask(0o077)
+        for stream in (0, 1):
+            os.close(stream)
+
+    returned, errors = finish(
+        start("onnx", checkpoint, "-o", output, env={"HOME": "/nonexistent"}, preexec_fn=close)
+    )
+    assert returned == 0, errors
+    assert all(line.startswith("note: ") for line in errors.splitlines()), errors
+    assert output.read_bytes() != OLD
+    assert output.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_working_directory(checkpoint, output, tmp_path_factory) -> None:
+    gone = tmp_path_factory.mktemp("gone")
+
+    def leave() -> None:
+        os.chdir(gone)
+        gone.rmdir()
+
+    returned, errors = finish(start("onnx", checkpoint, "-o", output, preexec_fn=leave))
+    assert returned == 1, errors
+    assert errors.count("\n") == 1 and "working directory is gone" in errors, errors
+    assert output.read_bytes() == OLD
+
+
+def test_a_target_that_is_a_link(checkpoint, tmp_path) -> None:
+    """The link gives way to the file; what it led to is somebody else's."""
+    other, link = tmp_path / "other.onnx", tmp_path / "model.onnx"
+    other.write_bytes(OLD)
+    link.symlink_to(other)
+    returned, errors = finish(start("pack", checkpoint, "-o", link))
+    assert returned == 0, errors
+    assert other.read_bytes() == OLD
+    assert not link.is_symlink() and link.stat().st_size > len(OLD)
+
+
 # ---- Where nothing can be written ---------------------------------------------------------------
 
 NOBODY = 65534
@@ -178,9 +289,6 @@ def like_others() -> None:
     for capability in (_MAY_WRITE_ALL, _MAY_READ_ALL):
         if LIBC.prctl(_DROP_CAPABILITY, capability, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl")
-
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to chown and mount")
 
 
 @pytest.fixture
@@ -299,3 +407,115 @@ def test_the_same_bytes_whatever_surrounds_them(checkpoint, tmp_path) -> None:
         returned, errors = finish(process)
         assert returned == 0, errors
     assert (away / "there.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+
+
+# ---- Few threads and little of a processor ------------------------------------------------------
+
+
+def with_few_processes(most: int, *arguments: str | Path, threads: int) -> tuple[int, str]:
+    """A command as a user who has no other process, as root may start as many as it likes.
+
+    It reads all files nevertheless: this Python and its packages may lie in root's home.
+    """
+    through: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("no setpriv to become another user; on Debian: apt install util-linux")
+        rights = "-all,+dac_read_search"
+        user = f"--reuid={3_000_000 + os.getpid()}"
+        through = ("setpriv", user, f"--inh-caps={rights}", f"--ambient-caps={rights}")
+    elif most:
+        pytest.skip("takes root to become a user without other processes")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    return finish(start(*arguments, through=through, cwd="/", env=environment, preexec_fn=limit))
+
+
+@pytest.mark.parametrize("most", [0, 2])
+@pytest.mark.parametrize("command", ["onnx", "inspect", "verify", "pack"])
+def test_too_few_processes(checkpoint, output, command, most) -> None:
+    """numpy's BLAS would end it as Ctrl-C does, with four lines; torch's OpenMP with another."""
+    to = ["-o", output] if command in ("onnx", "pack") else []
+    returned, errors = with_few_processes(most, command, checkpoint, *to, threads=2)
+    assert returned == 1, errors
+    assert errors.count("\n") == 1 and errors.startswith("error: "), errors
+    assert "too few threads" in errors and f"`ulimit -u` at {most}" in errors
+    assert output.read_bytes() == OLD
+
+
+@needs_root
+def test_as_few_processes_as_it_asks_for(others) -> None:
+    """With OMP_NUM_THREADS=1: itself, a process for the model and a thread that listens to it."""
+    others.chmod(0o777)
+    checkpoint, output = others / "checkpoint.pth", others / "new.onnx"
+    for command in (("onnx", checkpoint, "-o", output), ("verify", output, checkpoint)):
+        returned, errors = with_few_processes(3, *command, threads=1)
+        assert returned == 0, errors
+        assert all(line.startswith("note: ") for line in errors.splitlines()), errors
+
+
+@contextmanager
+def one_processor() -> Iterator[Path]:
+    """A control group that has one processor's time, where this machine lets us make one."""
+    name = f"bitexport-{os.getpid()}"
+    for root, limits in (
+        (Path("/sys/fs/cgroup"), {"cpu.max": "100000 100000"}),
+        (
+            Path("/sys/fs/cgroup/cpu"),
+            {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"},
+        ),
+    ):
+        group = root / name
+        with suppress(OSError):
+            (root / "cgroup.procs").read_text()  # else no control group itself
+            group.mkdir()
+            try:
+                for file, limit in limits.items():
+                    (group / file).write_text(limit)
+            except OSError:
+                group.rmdir()
+                raise
+            break
+    else:
+        pytest.skip("cannot make a control group with a limit on processor time")
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+THREADS = """
+import os
+from bitexport.cli.libraries import prepare_libraries
+prepare_libraries()
+import torch
+from bitexport.runtimes import runtime_named
+before = len(os.listdir("/proc/self/task"))
+model = open({model!r}, "rb").read()
+runner = runtime_named("ort").load(model)
+print(torch.get_num_threads(), len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@needs_root
+def test_a_share_of_the_processors(checkpoint, tmp_path) -> None:
+    """As many threads as the share, not as many as there are processors."""
+    output = tmp_path / "model.onnx"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    with one_processor() as group:
+
+        def join() -> None:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+
+        export = [sys.executable, "-m", "bitexport", "onnx", checkpoint, "-o", output]
+        count = [sys.executable, "-c", THREADS.format(model=str(output))]
+        for command in (export, count):
+            outcome = subprocess.run(
+                command, capture_output=True, text=True, check=False, preexec_fn=join,
+                env=environment, timeout=SECONDS,
+            )  # fmt: skip
+            assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout == "1 0\n"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import mmap
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitexport.checkpoint.claims import ZIP_TAG
+from bitexport.checkpoint.file_bytes import FileBytes
 from bitexport.checkpoint.pickles import Scan, scan_pickle
 from bitexport.checkpoint.refusal import refuse, shown
 from bitexport.checkpoint.zip_directory import STORED, Record, damaged_zip, read_directory
 
 __all__ = ["Archive", "open_archive", "vet_archive"]
 
-# torch aligns every storage so; reading in place needs it.
-_ALIGNMENT = 64
 # What compressed records may unfold to, beyond the size of the file.
 _SLACK_BYTES = 1 << 20
 
@@ -33,17 +31,8 @@ class Archive:
     root: str
     records: Mapping[str, Record]
 
-    @property
-    def readable_in_place(self) -> bool:
-        """Whether storages can be mapped from the file instead of copied."""
-        return all(
-            record.method == STORED and record.data % _ALIGNMENT == 0
-            for name, record in self.records.items()
-            if name.startswith("data/") and record.size
-        )
 
-
-def vet_archive(path: Path, data: mmap.mmap) -> Archive:
+def vet_archive(path: Path, data: FileBytes) -> Archive:
     """Check a whole torch zip file, including its pickle and the sizes that this claims.
 
     Raises:
@@ -71,7 +60,7 @@ def _require_storages(path: Path, archive: Archive, scan: Scan) -> None:
             )
 
 
-def _content(path: Path, data: mmap.mmap, record: Record) -> bytes:
+def _content(path: Path, data: FileBytes, record: Record) -> bytes:
     raw = data[record.data : record.end]
     if record.method == STORED:
         return raw
@@ -84,7 +73,7 @@ def _content(path: Path, data: mmap.mmap, record: Record) -> bytes:
     return content
 
 
-def open_archive(path: Path, data: mmap.mmap) -> Archive:
+def open_archive(path: Path, data: FileBytes) -> Archive:
     """Read the directory of a zip file and check every record against the file.
 
     Raises:

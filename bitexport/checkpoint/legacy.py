@@ -6,11 +6,11 @@ for each key: number of elements (int64) and the elements.
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 from typing import Final
 
 from bitexport.checkpoint.claims import LEGACY_TAG, StorageClaim
+from bitexport.checkpoint.file_bytes import FileBytes
 from bitexport.checkpoint.pickles import scan_pickle
 from bitexport.checkpoint.refusal import RESAVE, refuse, shown
 from bitexport.errors import InputError
@@ -22,7 +22,7 @@ _VERSION: Final = 1001
 _COUNT_BYTES = 8
 
 
-def vet_legacy(path: Path, data: mmap.mmap) -> None:
+def vet_legacy(path: Path, data: FileBytes) -> None:
     """Check a whole legacy file: its pickles, and every storage against the bytes behind them.
 
     torch allocates what the pickle claims before it looks at the file, and leaves storages
@@ -56,7 +56,7 @@ def vet_legacy(path: Path, data: mmap.mmap) -> None:
     _require_storages(path, data, keys.end, [root.storages[key] for key in listed])
 
 
-def _require_storages(path: Path, data: mmap.mmap, at: int, claims: list[StorageClaim]) -> None:
+def _require_storages(path: Path, data: FileBytes, at: int, claims: list[StorageClaim]) -> None:
     for claim in claims:
         count = int.from_bytes(data[at : at + _COUNT_BYTES], "little", signed=True)
         at += _COUNT_BYTES

@@ -8,7 +8,6 @@ every name, call, key and size in it is one that a checkpoint has.
 
 from __future__ import annotations
 
-import mmap
 import pickletools
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from bitexport.checkpoint.claims import (
     Table,
     is_scalar,
 )
+from bitexport.checkpoint.file_bytes import FileBytes
 from bitexport.checkpoint.refusal import RESAVE, refuse, refuse_global, shown
 from bitexport.errors import BitexportError
 
@@ -73,7 +73,7 @@ class Scan:
             )
 
 
-def scan_pickle(path: Path, data: bytes | mmap.mmap, *, start: int = 0, tagged: int = 0) -> Scan:
+def scan_pickle(path: Path, data: bytes | FileBytes, *, start: int = 0, tagged: int = 0) -> Scan:
     """Walk the pickle at ``start`` of ``data``.
 
     Args:
@@ -111,7 +111,7 @@ def scan_pickle(path: Path, data: bytes | mmap.mmap, *, start: int = 0, tagged: 
 class _Source:
     """A file for pickletools that never reads more than is there, nor absurdly much."""
 
-    def __init__(self, data: bytes | mmap.mmap, start: int) -> None:
+    def __init__(self, data: bytes | FileBytes, start: int) -> None:
         self._data = data
         self._at = start
 

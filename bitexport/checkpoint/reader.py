@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import mmap
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors
+import safetensors.torch
 import torch
 
 from bitexport.checkpoint.archive import vet_archive
@@ -23,6 +23,7 @@ from bitexport.checkpoint.container import (
     open_regular,
     sniff,
 )
+from bitexport.checkpoint.file_bytes import FileBytes
 from bitexport.checkpoint.legacy import vet_legacy
 from bitexport.checkpoint.refusal import AGAIN, RESAVE, decline, refuse, shown
 from bitexport.checkpoint.state import Scalar, Values, flatten_state
@@ -32,6 +33,7 @@ __all__ = ["Checkpoint", "read_checkpoint"]
 
 # Comparing a wrong key with all keys takes time; a model has fewer than this.
 _MOST_COMPARED = 10_000
+_LENGTH_BYTES = 8  # of a safetensors header, before it
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,8 @@ class Checkpoint:
         path: The file.
         container: "torch zip", "torch legacy" or "safetensors".
         values: Tensors (dense, on the CPU, detached, not always contiguous) and the scalars
-            of layers, by dotted key, without ``module.`` and ``_orig_mod.``. The tensors may
-            be mapped from the file: do not write to the file while they are in use.
+            of layers, by dotted key, without ``module.`` and ``_orig_mod.``. They stay what they
+            are when the file is written anew.
         metadata: Scalars that stood beside the weights: epoch, model, best_prec1, ...
         size: Bytes of the file.
         sha256: Hash of the file, in hex.
@@ -101,8 +103,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         try:
             root, metadata = _load(path, file, container)
         except BitexportError:
+            _require_unchanged(path, before, file)
             raise
         except Exception as error:
+            _require_unchanged(path, before, file)
             # The readers below raise whatever a damaged file drives them to.
             raise _unreadable(path, error) from error
         values, beside = flatten_state(root, path)
@@ -116,31 +120,25 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _load(path: Path, file: BinaryIO, container: str) -> tuple[object, dict[str, Scalar]]:
     if container == SAFETENSORS:
-        return _load_safetensors(path)
-    in_place = False
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if container == ZIP:
-            in_place = vet_archive(path, data).readable_in_place
-        elif container == LEGACY:
-            vet_legacy(path, data)
-    return _load_torch(path, file, in_place=in_place), {}
-
-
-def _load_torch(path: Path, file: BinaryIO, *, in_place: bool) -> object:
-    # torch maps files by path only, and takes any path of this name for safetensors.
-    in_place = in_place and path.suffix != ".safetensors"
+        return _load_safetensors(file)
+    if container == ZIP:
+        vet_archive(path, FileBytes(file))
+    elif container == LEGACY:
+        vet_legacy(path, FileBytes(file))
     file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.load(
-            str(path) if in_place else file, map_location="cpu", weights_only=True, mmap=in_place
-        )
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=False), {}
 
 
-def _load_safetensors(path: Path) -> tuple[Values, dict[str, Scalar]]:
-    with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
-        tensors: Values = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return tensors, dict(file.metadata() or {})
+def _load_safetensors(file: BinaryIO) -> tuple[Values, dict[str, Scalar]]:
+    """From bytes, as the library maps what it opens by name: see :class:`FileBytes`."""
+    file.seek(0)
+    data = file.read()
+    tensors: Values = {**safetensors.torch.load(data)}
+    length = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    return tensors, header.get("__metadata__", {})
 
 
 def _require_sound(path: Path, key: str, tensor: torch.Tensor) -> None:

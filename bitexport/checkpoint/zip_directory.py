@@ -7,12 +7,12 @@ one content gets vetted and another one loaded; so anything else is refused.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from bitexport.checkpoint.file_bytes import FileBytes
 from bitexport.checkpoint.refusal import refuse, shown
 from bitexport.errors import InputError
 
@@ -54,7 +54,7 @@ class Record:
         return self.data + self.stored
 
 
-def read_directory(path: Path, data: mmap.mmap) -> list[Record]:
+def read_directory(path: Path, data: FileBytes) -> list[Record]:
     """All records, in the order of the directory; at least one.
 
     Raises:
@@ -66,7 +66,7 @@ def read_directory(path: Path, data: mmap.mmap) -> list[Record]:
         raise damaged_zip(path, "its zip directory is garbled") from error
 
 
-def _read_directory(path: Path, data: mmap.mmap) -> list[Record]:
+def _read_directory(path: Path, data: FileBytes) -> list[Record]:
     count, offset, end = _find_directory(path, data)
     records: list[Record] = []
     at = offset
@@ -80,21 +80,21 @@ def _read_directory(path: Path, data: mmap.mmap) -> list[Record]:
     return records
 
 
-def _find_directory(path: Path, data: mmap.mmap) -> tuple[int, int, int]:
+def _find_directory(path: Path, data: FileBytes) -> tuple[int, int, int]:
     """(number of records, offset of the directory, offset of its end)."""
     last = len(data) - _END.size
     if last < 0:
         raise damaged_zip(path, "it is cut off")
-    magic, *_, count, size, offset, comment = _END.unpack_from(data, last)
+    magic, *_, count, size, offset, comment = _END.unpack(data[last:])
     end = last
     if magic != b"PK\x05\x06" or comment:
         raise damaged_zip(path, "it does not end in a zip directory; it is cut off")
     locator = last - _LOCATOR64.size
     if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
-        _, _, end, _ = _LOCATOR64.unpack_from(data, locator)
+        _, _, end, _ = _LOCATOR64.unpack(data[locator : locator + _LOCATOR64.size])
         if end + _END64.size != locator:
             raise damaged_zip(path, "its zip64 directory is garbled")
-        magic, *_, count, size, offset = _END64.unpack_from(data, end)
+        magic, *_, count, size, offset = _END64.unpack(data[end : end + _END64.size])
         if magic != b"PK\x06\x06":
             raise damaged_zip(path, "its zip64 directory is garbled")
     if offset + size != end:
@@ -124,9 +124,9 @@ class _Entry(NamedTuple):
     start: int
 
 
-def _read_entry(path: Path, data: mmap.mmap, at: int, limit: int) -> tuple[Record, int]:
+def _read_entry(path: Path, data: FileBytes, at: int, limit: int) -> tuple[Record, int]:
     """The record described at ``at``, whose content must end before ``limit``; and the next."""
-    entry = _Entry(*_ENTRY.unpack_from(data, at))
+    entry = _Entry(*_ENTRY.unpack(data[at : at + _ENTRY.size]))
     if entry.magic != b"PK\x01\x02":
         raise damaged_zip(path, "its zip directory is garbled")
     extra_at = at + _ENTRY.size + entry.name_length
@@ -144,7 +144,7 @@ def _read_entry(path: Path, data: mmap.mmap, at: int, limit: int) -> tuple[Recor
         )
     if start + _LOCAL.size > limit:
         raise damaged_zip(path, f"record {shown(name)} lies outside the file")
-    magic, *_, name_length, extra_length = _LOCAL.unpack_from(data, start)
+    magic, *_, name_length, extra_length = _LOCAL.unpack(data[start : start + _LOCAL.size])
     name_end = start + _LOCAL.size + name_length
     if magic != b"PK\x03\x04" or data[start + _LOCAL.size : name_end] != raw_name:
         raise damaged_zip(path, f"record {shown(name)} is not where the zip directory says")

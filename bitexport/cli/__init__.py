@@ -15,6 +15,7 @@ from bitexport.cli.bench import bench
 from bitexport.cli.doctor import doctor
 from bitexport.cli.eval import evaluate
 from bitexport.cli.inspect import inspect
+from bitexport.cli.libraries import prepare_libraries
 from bitexport.cli.onnx import onnx
 from bitexport.cli.output import run
 from bitexport.cli.pack import pack
@@ -56,6 +57,7 @@ def _options(
     ] = False,
 ) -> None:
     """Ship 1-bit and product-quantized neural networks."""
+    prepare_libraries()
 
 
 def main() -> None:

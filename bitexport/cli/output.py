@@ -146,18 +146,26 @@ _received: list[int] = []
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    """Leave by an exception, so that files half written are removed on the way out."""
+    """Leave by an exception, so that files half written are removed on the way out.
+
+    Native code that was importing something prints the exception, and raises one of its own.
+    """
     _received.append(number)
+    if "--debug" not in sys.argv:
+        sys.excepthook = lambda *_: None
+        sys.unraisablehook = lambda _: None
     raise KeyboardInterrupt
 
 
 def run(app: typer.Typer) -> NoReturn:
     """Run the app; every failure is one line on stderr and the right exit code."""
     _received.clear()
+    hooks = sys.excepthook, sys.unraisablehook
     before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
     try:
         _run(app)
     finally:
+        sys.excepthook, sys.unraisablehook = hooks
         logging.disable(logging.NOTSET)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = ["OnnxRuntime", "imported", "profiling_session", "session"]
 
 # Its errors come as exceptions; on stderr they would stand there twice.
 _FATAL_ONLY = 4
+_NO_THREAD = "pthread_create failed"
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _CUDA_FIX = (
@@ -69,8 +71,13 @@ class OnnxRuntime:
         return Availability(self.name, True, f"{detail} with {path}, kernel {kernel}")
 
     def load(self, model: bytes, *, threads: int = 0) -> _Session:
-        """An inference session whose threads sleep between runs instead of spinning."""
+        """An inference session whose threads sleep between runs instead of spinning.
+
+        ONNX Runtime itself does not heed OMP_NUM_THREADS, which numbers the threads of all else.
+        """
         self.availability().require()
+        told = os.environ.get("OMP_NUM_THREADS", "")
+        threads = threads or (int(told) if told.isdecimal() else 0)
         providers = [_CUDA, _CPU] if self._cuda else [_CPU]
         native = self._native or (self._cuda and _cuda_library() is not None)
         inner = session(model, native=native, threads=threads, providers=providers, spinning=False)
@@ -179,6 +186,14 @@ def _open(
     try:
         return imported().InferenceSession(model, options, providers=providers or [_CPU])
     except Exception as error:
+        if _NO_THREAD in str(error):
+            raise RuntimeFailure(
+                "ONNX Runtime cannot start its threads",
+                got=_NO_THREAD,
+                expected="room for one a processor",
+                fix="Raise `ulimit -u` or the container's limit on processes, or set "
+                "OMP_NUM_THREADS=1.",
+            ) from error
         raise ModelRefused(
             "ONNX Runtime refuses the model",
             got=str(error),
