@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from bitexport.cli.output import say
 from bitexport.errors import RuntimeFailure
 
 try:
@@ -50,17 +51,30 @@ def prepare_libraries() -> None:
     share = min(shares(_GROUPS, _GROUP_OF_PROCESS), default=math.inf)
     if share < processors:
         os.environ.setdefault(_VARIABLE, str(max(1, math.ceil(share))))
-    # Two libraries have threads of their own here and in the process that is started for a file;
-    # that process itself, and the thread that listens to it.
-    wanted = 4 * (_told() or processors) - 2
-    found = _startable(wanted)
-    if found < wanted:
+    threads = _told() or processors
+    found = _startable(_room(threads))
+    if found >= _room(threads):
+        return
+    fitting = next((n for n in range(threads, 0, -1) if _room(n) <= found), 0)
+    if _told() or not fitting:
         raise RuntimeFailure(
             "the system allows too few threads and processes",
             got=f"room for {found} more{_limit()}",
-            expected=f"for {wanted}",
-            fix=f"Raise `ulimit -u` or the container's limit on processes, or set {_VARIABLE}=1.",
+            expected=f"for {_room(_told() or 1)}",
+            fix="Raise `ulimit -u` or the container's limit on processes"
+            + (f", or set {_VARIABLE}={fitting}." if fitting else "."),
         )
+    os.environ[_VARIABLE] = str(fitting)
+    say(f"note: there is room for {found} more threads and processes{_limit()}: using {fitting}")
+
+
+def _room(threads: int) -> int:
+    """Threads and processes that a command starts.
+
+    Two libraries have threads of their own here and in the process that is started for a file;
+    that process itself, and the thread that listens to it.
+    """
+    return 4 * threads - 2
 
 
 def _require_working_directory() -> None:
