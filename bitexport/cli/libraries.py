@@ -47,20 +47,20 @@ def prepare_libraries() -> None:
     _require_working_directory()
     _name_the_user()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    processors = _affinity()
-    share = min(shares(_GROUPS, _GROUP_OF_PROCESS), default=math.inf)
-    if share < processors:
-        os.environ.setdefault(_VARIABLE, str(max(1, math.ceil(share))))
-    threads = _told() or processors
+    told, processors = _told(), _affinity()
+    share = math.ceil(min([processors, *shares(_GROUPS, _GROUP_OF_PROCESS)]))
+    threads = told or max(1, share)
+    if threads < processors and not told:
+        os.environ[_VARIABLE] = str(threads)
     found = _startable(_room(threads))
     if found >= _room(threads):
         return
     fitting = next((n for n in range(threads, 0, -1) if _room(n) <= found), 0)
-    if _told() or not fitting:
+    if told or not fitting:
         raise RuntimeFailure(
             "the system allows too few threads and processes",
             got=f"room for {found} more{_limit()}",
-            expected=f"for {_room(_told() or 1)}",
+            expected=f"for {_room(told or 1)}",
             fix="Raise `ulimit -u` or the container's limit on processes"
             + (f", or set {_VARIABLE}={fitting}." if fitting else "."),
         )
@@ -104,7 +104,7 @@ def _affinity() -> int:
 
 
 def _told() -> int:
-    """What the user, or this module, set; 0 where nobody did."""
+    """What the user set; 0 where nobody did."""
     with contextlib.suppress(ValueError):
         return max(0, int(os.environ.get(_VARIABLE, "").partition(",")[0]))
     return 0
