@@ -412,7 +412,7 @@ def test_the_same_bytes_whatever_surrounds_them(checkpoint, tmp_path) -> None:
 # ---- Few threads and little of a processor ------------------------------------------------------
 
 
-def with_few_processes(most: int, *arguments: str | Path, threads: int) -> tuple[int, str]:
+def with_few_processes(most: int, *arguments: str | Path, threads: str) -> tuple[int, str]:
     """A command as a user who has no other process, as root may start as many as it likes.
 
     It reads all files nevertheless: this Python and its packages may lie in root's home.
@@ -430,7 +430,7 @@ def with_few_processes(most: int, *arguments: str | Path, threads: int) -> tuple
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
 
-    environment = {"OMP_NUM_THREADS": str(threads)}
+    environment = {"OMP_NUM_THREADS": threads}
     return finish(start(*arguments, through=through, cwd="/", env=environment, preexec_fn=limit))
 
 
@@ -439,7 +439,7 @@ def with_few_processes(most: int, *arguments: str | Path, threads: int) -> tuple
 def test_too_few_processes(checkpoint, output, command, most) -> None:
     """numpy's BLAS would end it as Ctrl-C does, with four lines; torch's OpenMP with another."""
     to = ["-o", output] if command in ("onnx", "pack") else []
-    returned, errors = with_few_processes(most, command, checkpoint, *to, threads=2)
+    returned, errors = with_few_processes(most, command, checkpoint, *to, threads="2")
     assert returned == 1, errors
     assert errors.count("\n") == 1 and errors.startswith("error: "), errors
     assert "too few threads" in errors and f"`ulimit -u` at {most}" in errors
@@ -448,11 +448,14 @@ def test_too_few_processes(checkpoint, output, command, most) -> None:
 
 @needs_root
 def test_as_few_processes_as_it_asks_for(others) -> None:
-    """With OMP_NUM_THREADS=1: itself, a process for the model and a thread that listens to it."""
+    """For one thread: itself, a process for the model and a thread that listens to it."""
     others.chmod(0o777)
     checkpoint, output = others / "checkpoint.pth", others / "new.onnx"
-    for command in (("onnx", checkpoint, "-o", output), ("verify", output, checkpoint)):
-        returned, errors = with_few_processes(3, *command, threads=1)
+    for command, threads in (
+        (("onnx", checkpoint, "-o", output), ""),
+        (("verify", output, checkpoint), "1"),
+    ):
+        returned, errors = with_few_processes(3, *command, threads=threads)
         assert returned == 0, errors
         assert all(line.startswith("note: ") for line in errors.splitlines()), errors
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from bitexport.cli.output import say
 from bitexport.errors import RuntimeFailure
 
 try:
@@ -46,21 +47,34 @@ def prepare_libraries() -> None:
     _require_working_directory()
     _name_the_user()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    processors = _affinity()
-    share = min(shares(_GROUPS, _GROUP_OF_PROCESS), default=math.inf)
-    if share < processors:
-        os.environ.setdefault(_VARIABLE, str(max(1, math.ceil(share))))
-    # Two libraries have threads of their own here and in the process that is started for a file;
-    # that process itself, and the thread that listens to it.
-    wanted = 4 * (_told() or processors) - 2
-    found = _startable(wanted)
-    if found < wanted:
+    told, processors = _told(), _affinity()
+    share = math.ceil(min([processors, *shares(_GROUPS, _GROUP_OF_PROCESS)]))
+    threads = told or max(1, share)
+    if threads < processors and not told:
+        os.environ[_VARIABLE] = str(threads)
+    found = _startable(_room(threads))
+    if found >= _room(threads):
+        return
+    fitting = next((n for n in range(threads, 0, -1) if _room(n) <= found), 0)
+    if told or not fitting:
         raise RuntimeFailure(
             "the system allows too few threads and processes",
             got=f"room for {found} more{_limit()}",
-            expected=f"for {wanted}",
-            fix=f"Raise `ulimit -u` or the container's limit on processes, or set {_VARIABLE}=1.",
+            expected=f"for {_room(told or 1)}",
+            fix="Raise `ulimit -u` or the container's limit on processes"
+            + (f", or set {_VARIABLE}={fitting}." if fitting else "."),
         )
+    os.environ[_VARIABLE] = str(fitting)
+    say(f"note: there is room for {found} more threads and processes{_limit()}: using {fitting}")
+
+
+def _room(threads: int) -> int:
+    """Threads and processes that a command starts.
+
+    Two libraries have threads of their own here and in the process that is started for a file;
+    that process itself, and the thread that listens to it.
+    """
+    return 4 * threads - 2
 
 
 def _require_working_directory() -> None:
@@ -90,7 +104,7 @@ def _affinity() -> int:
 
 
 def _told() -> int:
-    """What the user, or this module, set; 0 where nobody did."""
+    """What the user set; 0 where nobody did."""
     with contextlib.suppress(ValueError):
         return max(0, int(os.environ.get(_VARIABLE, "").partition(",")[0]))
     return 0
