@@ -37,8 +37,10 @@ __all__ = [
     "Worker",
     "WorkerCrash",
     "WorkerKilled",
+    "WorkerTimeout",
     "end_with_starter",
     "limit_memory",
+    "limit_time",
     "python_command",
     "serve",
 ]
@@ -48,12 +50,17 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 _OUT_OF_MEMORY = MemoryError.__name__
 _BAD_ALLOC = "std::bad_alloc"  # among the last words of C++
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in sys/prctl.h
+_LONGEST = (1 << 31) - 1  # seconds
 _LARGEST_STACK = 64 << 20  # bytes of a thread's; the system may set no limit at all
 _PATIENCE = 5  # seconds for the last words of a process that has ended
 
 
 class WorkerCrash(Exception):
     """The process ended in the middle of a job; the text says how."""
+
+
+class WorkerTimeout(WorkerCrash):
+    """The time was up that the process had set itself."""
 
 
 class WorkerKilled(MemoryError):
@@ -99,6 +106,15 @@ def limit_memory(most: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def limit_time(seconds: int) -> None:
+    """End this process after so many seconds, whatever it is at then; 0 takes that back.
+
+    Not on Windows.
+    """
+    if hasattr(signal, "alarm"):
+        signal.alarm(min(seconds, _LONGEST))
+
+
 class Worker:
     """A process that starts with its first job and ends with the context.
 
@@ -128,7 +144,8 @@ class Worker:
         """Its answer.
 
         Raises:
-            WorkerCrash: It came to an end; the next job starts another one.
+            WorkerCrash: It came to an end, WorkerTimeout by its own limit; the next job starts
+                another one.
             BitexportError: What was raised there, of the same class.
             MemoryError: It ran out of memory; WorkerKilled where the system put an end to it.
             RuntimeFailure: It does not start.
@@ -193,6 +210,8 @@ class Worker:
         if (code == 1 and _OUT_OF_MEMORY in words) or _BAD_ALLOC in words:
             raise MemoryError(words)
         how = _signal_name(-code) if code < 0 else f"exit code {code}"
+        if how == "SIGALRM":
+            raise WorkerTimeout(how)
         raise WorkerCrash(": ".join(filter(None, (how, words))))
 
 

@@ -211,6 +211,15 @@ def test_symlinks_are_followed(tmp_path: Path) -> None:
     assert_same(read_checkpoint(tmp_path / "link.pth"), small_state())
 
 
+def test_safetensors_without_metadata(tmp_path: Path) -> None:
+    """Its reader takes null for none."""
+    header = b'{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    checkpoint = read_checkpoint(path)
+    assert not checkpoint.metadata and list(checkpoint.tensors()) == ["a"]
+
+
 @pytest.mark.parametrize("container", ["torch zip", "torch legacy", "safetensors"])
 def test_a_file_that_is_written_over_later(tmp_path: Path, container: str) -> None:
     """Mapped tensors would be those of the new file by now."""

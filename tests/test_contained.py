@@ -22,7 +22,12 @@ from test_qonnx import Network
 from bitexport import worker
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.runtimes import ModelRefused, runtime_named
-from bitexport.runtimes.contained import ModelCrashed, _ContainedRunner, contained
+from bitexport.runtimes.contained import (
+    ModelCrashed,
+    ModelTooGreedy,
+    _ContainedRunner,
+    contained,
+)
 from bitexport.worker import WorkerKilled
 
 DEADLY = [-(2**31)], [-1]  # no int32 is their quotient: x86 raises an exception, as for 0 / 0
@@ -364,10 +369,11 @@ def test_who_trusts_a_model_gives_it_more_memory(
         assert runtime.load(harmless, threads=1).run(given)["logits"].shape == (1, LOGITS)
 
 
-@pytest.mark.parametrize("size", ["", "much", "0", "-1", "nan", "inf"])
-def test_no_size_of_memory(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BITEXPORT_MODEL_MEMORY", size)
-    with pytest.raises(InputError, match="is no size"), contained("ort"):
+@pytest.mark.parametrize("variable", ["BITEXPORT_MODEL_MEMORY", "BITEXPORT_MODEL_SECONDS"])
+@pytest.mark.parametrize("number", ["", "much", "0", "-1", "nan", "inf", "1e300"])
+def test_no_limit(variable: str, number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, number)
+    with pytest.raises(InputError, match=f"{variable} sets no limit"), contained("ort"):
         pass
 
 
@@ -425,6 +431,21 @@ def endless() -> bytes:
     )
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "true"))
     return model.SerializeToString()
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="time is not limited on Windows")
+def test_a_model_that_takes_too_long_is_stopped(
+    harmless: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITEXPORT_MODEL_SECONDS", "2")
+    with contained("ort") as runtime:
+        runner = runtime.load(endless())
+        with pytest.raises(ModelTooGreedy, match=r"more than 2 seconds.*BITEXPORT_MODEL_SECONDS"):
+            runner.run({"input": np.zeros(1, np.float32)})
+        # It goes on after that, and a process that does nothing is not stopped.
+        runner = runtime.load(harmless)
+        time.sleep(2.5)
+        assert runner.run({"input": images(1)})["logits"].shape == (1, LOGITS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends after the job that it is at")

@@ -138,7 +138,7 @@ def _load_safetensors(file: BinaryIO) -> tuple[Values, dict[str, Scalar]]:
     tensors: Values = {**safetensors.torch.load(data)}
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
-    return tensors, header.get("__metadata__", {})
+    return tensors, header.get("__metadata__") or {}
 
 
 def _require_sound(path: Path, key: str, tensor: torch.Tensor) -> None:

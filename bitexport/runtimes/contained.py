@@ -2,8 +2,8 @@
 
 Runtimes check what they read, but not everything: a size that ONNX Runtime infers to be negative,
 or a division that the CPU refuses, ends the process that it is in. So the commands run a
-stranger's file here. Shapes that are only known at run time can ask for any memory: there is a
-limit.
+stranger's file here. Shapes that are only known at run time can ask for any memory, and a loop for
+any time: there are limits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
@@ -21,7 +22,16 @@ import numpy.typing as npt
 
 from bitexport.errors import InputError
 from bitexport.runtimes import Arrays, Availability, ModelRefused, Runner, Runtime, runtime_named
-from bitexport.worker import Said, Worker, WorkerCrash, WorkerKilled, limit_memory, serve
+from bitexport.worker import (
+    Said,
+    Worker,
+    WorkerCrash,
+    WorkerKilled,
+    WorkerTimeout,
+    limit_memory,
+    limit_time,
+    serve,
+)
 
 __all__ = ["ModelCrashed", "ModelStopped", "ModelTooGreedy", "contained", "memory_for", "work"]
 
@@ -30,10 +40,14 @@ _MOST_BYTES = 256 << 20  # of all outputs of a run
 # A model may take so much, and so many times its file: a bit becomes a float of 32 on the way to
 # being folded, an index of 64, and both are there several times. Measured: 60 to 190 times.
 _MEMORY = "BITEXPORT_MODEL_MEMORY"
-_GIB = 1 << 30
+_MIB, _GIB = 1 << 20, 1 << 30
 _TIMES_THE_FILE = 256
 # What a network takes for its inputs, at most: the first layers make large maps of few channels.
 _TIMES_THE_INPUTS = 64
+_SECONDS = "BITEXPORT_MODEL_SECONDS"
+_USUAL_SECONDS = 600  # to load a model, or for one run
+_SECONDS_A_MIB = 10  # of inputs that the user gives; an image of 224 x 224 is half of one
+_LARGEST = (1 << 63) - 1
 # Elsewhere the driver takes memory as it likes.
 _ON_THE_CPU = ("ort", "ort-native", "reference")
 # What ONNX Runtime says, and C++.
@@ -49,7 +63,7 @@ class ModelCrashed(ModelStopped):
 
 
 class ModelTooGreedy(ModelStopped):
-    """A model asked for more memory than it may have."""
+    """A model took more memory or time than it may have."""
 
 
 def memory_for(input_shape: Sequence[int], count: int = 1) -> int:
@@ -62,43 +76,63 @@ def contained(name: str, *, spare: int = 0) -> Iterator[Runtime]:
     """The runtime called ``name``, in a process that starts with its first model.
 
     Its errors are those of the runtime itself; a model that ends the process raises ModelCrashed,
-    one that takes too much memory ModelTooGreedy.
+    one that takes too much memory or time ModelTooGreedy.
 
     Args:
         name: The runtime's.
         spare: Bytes of memory that models may take beyond what is usual for their files: what the
-            user asks for, with large batches say.
+            user asks for, with large batches say. They may take more time for it, too.
 
     Raises:
-        InputError: There is no such runtime, or ``BITEXPORT_MODEL_MEMORY`` is no size.
+        InputError: There is no such runtime, or ``BITEXPORT_MODEL_MEMORY`` or
+            ``BITEXPORT_MODEL_SECONDS`` is no positive number.
     """
     runtime = runtime_named(name)
-    most = _memory() + spare if name in _ON_THE_CPU else None
+    limits: _Limits | None = None
+    if name in _ON_THE_CPU:
+        given = spare // _TIMES_THE_INPUTS // _MIB
+        limits = _Limits(
+            memory=_variable(_MEMORY, 1, _GIB) + spare,
+            seconds=_variable(_SECONDS, _USUAL_SECONDS, 1) + given * _SECONDS_A_MIB,
+        )
     with Worker(__name__, name) as worker:
-        yield _Contained(runtime, worker, most)
+        yield _Contained(runtime, worker, limits)
 
 
-def _memory() -> int:
-    """What a model may take beyond many times its file, in bytes."""
-    given = os.environ.get(_MEMORY, "1")
+def _variable(name: str, usual: int, unit: int) -> int:
+    """A positive number of the environment, in units."""
+    given = os.environ.get(name, str(usual))
     with suppress(ValueError, OverflowError):
-        most = int(float(given) * _GIB)
-        if most > 0:
-            return most
+        found = int(float(given) * unit)
+        if 0 < found <= _LARGEST:
+            return found
     raise InputError(
-        f"{_MEMORY} is no size",
+        f"{name} sets no limit",
         got=repr(given),
-        expected="GiB that a model may take, such as 4",
-        fix="Correct the variable, or unset it for 1.",
+        expected="a positive number",
+        fix=f"Correct the variable, or unset it for {usual}.",
     )
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """What a model may take.
+
+    Attributes:
+        memory: Bytes, beside many times its file.
+        seconds: To load it, and for a run.
+    """
+
+    memory: int
+    seconds: int
+
+
 class _Contained:
-    def __init__(self, inner: Runtime, worker: Worker, most: int | None) -> None:
+    def __init__(self, inner: Runtime, worker: Worker, limits: _Limits | None) -> None:
         self.name = inner.name
         self._inner = inner
         self._worker = worker
-        self._most = most
+        self._limits = limits
         self._numbers = count()
         self._dropped: list[int] = []
 
@@ -110,30 +144,33 @@ class _Contained:
         """Load a model in the other process, where it stays as long as the runner here."""
         number = next(self._numbers)
         dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
-        job = {
-            "load": number,
-            "runtime": self.name,
-            "threads": threads,
-            "dropped": dropped,
-            "most": self._most,
-        }
+        job = {"load": number, "runtime": self.name, "threads": threads, "dropped": dropped}
         self.ask(job, {"model": np.frombuffer(model, np.uint8)})
         runner = _ContainedRunner(self, number)
         weakref.finalize(runner, self._dropped.append, number)
         return runner
 
     def ask(self, job: Said, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+        limits = self._limits
         try:
-            return self._worker.ask(job, arrays)[1]
+            return self._worker.ask({**job, "limits": limits and asdict(limits)}, arrays)[1]
         except MemoryError as error:
-            if self._most is None or isinstance(error, WorkerKilled):
+            if limits is None or isinstance(error, WorkerKilled):
                 raise
+            most = f"{limits.memory / _GIB:.3g} GiB and {_TIMES_THE_FILE} times its file"
             raise ModelTooGreedy(
                 "the model takes too much memory",
-                got=f"more than {self._most / _GIB:.3g} GiB and {_TIMES_THE_FILE} times its file",
+                got=f"more than {most}",
                 expected="a model that runs in less",
                 fix=f"Give fewer images, or set {_MEMORY} to more GiB if you trust the file.",
             ) from error
+        except WorkerTimeout as crash:
+            raise ModelTooGreedy(
+                "the model takes too long",
+                got=f"more than {limits.seconds if limits else 0} seconds",
+                expected="a model that loads and runs in less",
+                fix=f"Give fewer images, or set {_SECONDS} to more if you trust the file.",
+            ) from crash
         except WorkerCrash as crash:
             raise ModelCrashed(
                 f"{self.name} crashes on the model",
@@ -160,14 +197,16 @@ def work() -> None:
     def load(job: Said, model: bytes) -> None:
         for number in job["dropped"]:
             loaded.pop(number, None)
-        if job["most"] is not None:
+        if job["limits"] is not None:
             files = len(model) + sum(size for _, size in loaded.values())
-            limit_memory(job["most"] + _TIMES_THE_FILE * files)
+            limit_memory(job["limits"]["memory"] + _TIMES_THE_FILE * files)
         runner = runtime_named(job["runtime"]).load(model, threads=job["threads"])
         loaded[job["load"]] = runner, len(model)
 
     def answer(job: Said, arrays: dict[str, npt.NDArray[Any]]) -> tuple[Said, Arrays]:
         try:
+            if job["limits"] is not None:
+                limit_time(job["limits"]["seconds"])
             if "run" in job:
                 return {}, _checked(loaded[job["run"]][0].run(arrays))
             load(job, arrays["model"].tobytes())
@@ -175,6 +214,8 @@ def work() -> None:
             if any(words in error.got for words in _NO_MEMORY):
                 raise MemoryError(error.got) from error
             raise
+        finally:
+            limit_time(0)
         return {}, {}
 
     serve(answer)
