@@ -126,7 +126,7 @@ def _totals(found: Inspection) -> dict[str, int]:
 
 def _print(found: Inspection) -> None:
     title = f"{found.arch} ({found.family})" if found.family else "a foreign ONNX model"
-    stdout.print(f"{title}, {size(found.bytes)}", markup=False, highlight=False)
+    stdout.print(printable(f"{title}, {size(found.bytes)}"), markup=False, highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("layer", "op", "shape"):
         table.add_column(column, no_wrap=True)
@@ -167,7 +167,7 @@ def _print(found: Inspection) -> None:
     if unknown:
         lines.insert(1, f"not counted: the work of {unknown} layers that depends on the image")
     for line in lines:
-        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+        stdout.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _origin(metadata: Mapping[str, object]) -> list[str]:
