@@ -138,9 +138,9 @@ def _write(report: Report, json: Path | None, markdown: Path | None, html: Path 
     elif json is not None:
         write_atomically(json, json_text(report.as_json()).encode() + b"\n")
     if markdown is not None:
-        write_atomically(markdown, text(report).encode())
+        write_atomically(markdown, text(report).encode(errors="replace"))
     if html is not None:
-        write_atomically(html, page(report).encode())
+        write_atomically(html, page(report).encode(errors="replace"))
 
 
 def _print(report: Report) -> None:

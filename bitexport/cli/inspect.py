@@ -80,7 +80,9 @@ def _write_page(html: Path, paths: list[Path], shown: list[Inspection]) -> None:
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    write_atomically(html, sizes_page(dict(zip(names, shown, strict=True))).encode())
+    write_atomically(
+        html, sizes_page(dict(zip(names, shown, strict=True))).encode(errors="replace")
+    )
 
 
 def _as_json(found: Inspection) -> dict[str, Any]:
