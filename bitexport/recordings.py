@@ -38,6 +38,8 @@ def read_recording(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     Raises:
         InputError: It is no .npz, lacks ``input``, or holds anything but finite floats.
     """
+    if path.exists() and not path.is_file():
+        raise _refusal(path, "no regular file")  # a pipe would be waited for
     try:
         # Opened here, since numpy leaves the file open when the archive in it is damaged.
         with path.open("rb") as file:

@@ -276,6 +276,19 @@ def test_bench_refuses(
     assert outcome.err.count("\n") == 1 and not output.exists()
 
 
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--html"])
+def test_a_report_does_not_replace_a_model(
+    exported: dict[str, Path], option: str, tmp_path: Path
+) -> None:
+    model = shutil.copy(exported["trained"], tmp_path / "model.onnx")
+    before = model.read_bytes()
+    (tmp_path / "other.md").symlink_to(model)
+    for output in (model, tmp_path / "other.md"):
+        outcome = run("bench", model, option, output)
+        assert outcome.code == 2 and "the input file itself" in outcome.err
+        assert model.read_bytes() == before
+
+
 def test_bench_of_wrong_images(exported: dict[str, Path], tmp_path: Path) -> None:
     recording = tmp_path / "small.npz"
     np.savez(recording, input=random_images(2, 16, 16))

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -482,6 +483,29 @@ def test_json_changes_nothing_about_errors(checkpoint: Path, output: Path) -> No
 
 def test_control_characters_of_a_name_stay_off_the_terminal(tmp_path: Path) -> None:
     assert_failure(run("onnx", tmp_path / "a\nb\x1b[31m.pth", "-o", tmp_path / "o.onnx"), 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text(checkpoint: Path, tmp_path: Path) -> None:
+    names = [tmp_path / os.fsdecode(b"\xff" + end) for end in (b".onnx", b".html", b".pth")]
+    for command in (
+        ("onnx", checkpoint, "-o", names[0], "--no-verify"),
+        ("inspect", names[0], "--html", names[1]),
+        ("pack", checkpoint, "-o", names[2]),
+    ):
+        outcome = run(*command)
+        assert outcome.code == 0, outcome.err
+        outcome.out.encode()
+    assert all(name.stat().st_size for name in names)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_recording_that_is_a_pipe(checkpoint: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    model = checkpoint.with_suffix(".onnx")
+    outcome = run("verify", model, checkpoint, "--inputs", tmp_path / "pipe.npz")
+    assert_failure(outcome, 2)
+    assert "no regular file" in outcome.err
 
 
 def test_control_characters_of_a_key_stay_off_the_terminal(tmp_path: Path) -> None:

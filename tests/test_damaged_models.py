@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,59 @@ def test_a_graph_of_too_many_nodes(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "model.onnx")
     line = refusal("inspect", tmp_path / "model.onnx")
     assert "too large (got 50004 nodes, expected at most 50000 nodes" in line
+
+
+def varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first."""
+    low, rest = number & 127, number >> 7
+    return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A field of protobuf; a message may have one of its messages in several pieces."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+GRAPH, NODE, INITIALIZER, VALUE, INT32_DATA, ATTRIBUTE = 7, 1, 5, 13, 5, 5
+FUNCTION = 25
+EMPTY = {
+    "nodes": field(GRAPH, field(NODE, b"") * 300_000),
+    "initializers": field(GRAPH, field(INITIALIZER, b"") * 300_000),
+    "values": field(GRAPH, field(VALUE, b"") * 300_000),
+    "attributes": field(GRAPH, field(NODE, field(ATTRIBUTE, b"") * 300_000)),
+    "functions": field(FUNCTION, b"") * 30_000,
+    "numbers": field(GRAPH, field(INITIALIZER, field(INT32_DATA, bytes(16 << 20)))),
+}
+
+
+@pytest.mark.parametrize("what", EMPTY)
+def test_parts_without_end(what: str, tmp_path: Path) -> None:
+    """Each takes two bytes of the file, and hundreds in a graph."""
+    model = save(tmp_path / "model.onnx", 1)
+    model.write_bytes(model.read_bytes() + EMPTY[what])
+    line = refusal("inspect", model)
+    assert "has too many parts" in line
+
+
+def test_a_file_that_fills_onnx_is_the_files_fault(tmp_path: Path) -> None:
+    model = save(tmp_path / "model.onnx", 1)
+    model.write_bytes(model.read_bytes() + field(FUNCTION, b"") * 8_000_000)
+    line = refusal("inspect", model)
+    assert "takes too much memory" in line
+
+
+def test_names_of_a_file_stay_off_the_terminal(tmp_path: Path) -> None:
+    escape = "\x1b]0;title\x07"
+    model = onnx.load(save(tmp_path / "model.onnx", 1))
+    weight = helper.make_tensor(f"w{escape}", TensorProto.FLOAT, [12, 1], [1.0] * 12)
+    model.graph.initializer.append(weight)
+    model.graph.node.append(helper.make_node("MatMul", ["flat", weight.name], ["m"], name="dense"))
+    properties = {"arch": escape, "family": escape, "dense": json.dumps({"dense": escape})}
+    helper.set_model_props(model, {f"bitexport.{key}": text for key, text in properties.items()})
+    onnx.save(model, tmp_path / "model.onnx")
+    outcome = run("inspect", tmp_path / "model.onnx")
+    assert outcome.code == 0 and "stayed dense" in outcome.out
+    assert "\x1b" not in outcome.out and "\\x1b" in outcome.out
 
 
 def test_functions_may_call_others(tmp_path: Path) -> None:

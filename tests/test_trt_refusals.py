@@ -12,6 +12,7 @@ import onnx
 import pytest
 from command_line import Outcome, run
 from family_networks import export_family
+from onnx import TensorProto, helper
 
 from bitexport.runtimes import ENGINE_BUILDERS, TensorRTRTX, runtime_named
 
@@ -182,3 +183,18 @@ def test_trtexec_line_of_a_changed_model(wrn: Path, tmp_path: Path) -> None:
 def test_trtexec_needs_a_file_for_a_changed_model(wrn: Path, tmp_path: Path) -> None:
     arguments = (wrn, "--fp16", "--print-trtexec")
     fails(2, "--save-onnx", arguments=arguments, folder=tmp_path)
+
+
+def test_a_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
+    escape = "\x1b]0;title\x07"
+    node = helper.make_node("Flatten", [escape], ["logits"])
+    values = [
+        helper.make_tensor_value_info(escape, TensorProto.FLOAT, ["N", 3, 2, 2]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 12]),
+    ]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    outcome = run("trt", tmp_path / "model.onnx", "--print-trtexec")
+    assert outcome.code == 2 and "printable" in outcome.err
+    assert "\x1b" not in outcome.out + outcome.err

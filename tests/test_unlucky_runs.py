@@ -120,6 +120,33 @@ def test_an_interruption_that_native_code_prints() -> None:
     assert outcome.stderr == expected
 
 
+IN_TEXT = """
+import os, signal
+import typer
+from bitexport.cli.output import run
+
+app = typer.Typer()
+
+@app.command()
+def imports():
+    # As a dataclass or a named tuple is made.
+    exec("os.kill(os.getpid(), signal.SIGTERM)")
+
+run(app)
+"""
+
+
+def test_an_interruption_of_text_that_runs(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(IN_TEXT)
+    outcome = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        capture_output=True, text=True, check=False, timeout=SECONDS, cwd=tmp_path,
+    )  # fmt: skip
+    assert outcome.returncode == 143, outcome.stderr
+    expected = "error: interrupted (got SIGTERM, expected to finish). Run it again.\n"
+    assert outcome.stderr == expected
+
+
 def test_no_room_leaves_the_old_file(checkpoint, output) -> None:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -20,8 +20,8 @@ ZIP: Final = "torch zip"
 LEGACY: Final = "torch legacy"
 SAFETENSORS: Final = "safetensors"
 
-# The limit of the safetensors library itself.
-_SAFETENSORS_HEADER_LIMIT = 100_000_000
+# A tensor takes 50 bytes or more of it; the library takes 100 MB, and a minute over them.
+_SAFETENSORS_HEADER_LIMIT = 8 << 20
 _EXPECTED = "a checkpoint of torch.save or safetensors"
 _GIVE_CHECKPOINT = "Give the PyTorch checkpoint (.pth, .pt, .pth.tar, .safetensors) of the model."
 _HEAD_BYTES = 512

@@ -82,7 +82,7 @@ def bench(
     from bitexport.exporter import ExportOptions
     from bitexport.recordings import read_recording
 
-    _check_outputs([json, markdown, html])
+    _check_outputs([json, markdown, html], [*models, *([inputs] if inputs else [])])
     options = BenchOptions(
         runtimes=_names(runtimes),
         precisions=parse_precisions(precisions),
@@ -110,12 +110,12 @@ def bench(
         _print(report)
 
 
-def _check_outputs(paths: list[Path | None]) -> None:
-    """Refuse before the long work what could not be written after it."""
+def _check_outputs(paths: list[Path | None], sources: list[Path]) -> None:
+    """Refuse before the long work what could not be written after it, or would replace a source."""
     from bitexport.files import check_writable
 
     given = [path for path in paths if path is not None and path != _STDOUT]
-    if len({path.absolute() for path in given}) < len(given):
+    if len({path.parent.resolve() / path.name for path in given}) < len(given):
         raise InputError(
             "two reports cannot go into one file",
             got=", ".join(map(str, given)),
@@ -124,6 +124,8 @@ def _check_outputs(paths: list[Path | None]) -> None:
         )
     for path in given:
         check_writable(path)
+        for source in sources:
+            check_writable(path, source=source)
 
 
 def _write(report: Report, json: Path | None, markdown: Path | None, html: Path | None) -> None:
@@ -136,9 +138,9 @@ def _write(report: Report, json: Path | None, markdown: Path | None, html: Path 
     elif json is not None:
         write_atomically(json, json_text(report.as_json()).encode() + b"\n")
     if markdown is not None:
-        write_atomically(markdown, text(report).encode())
+        write_atomically(markdown, text(report).encode(errors="replace"))
     if html is not None:
-        write_atomically(html, page(report).encode())
+        write_atomically(html, page(report).encode(errors="replace"))
 
 
 def _print(report: Report) -> None:

@@ -80,7 +80,9 @@ def _write_page(html: Path, paths: list[Path], shown: list[Inspection]) -> None:
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    write_atomically(html, sizes_page(dict(zip(names, shown, strict=True))).encode())
+    write_atomically(
+        html, sizes_page(dict(zip(names, shown, strict=True))).encode(errors="replace")
+    )
 
 
 def _as_json(found: Inspection) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def _totals(found: Inspection) -> dict[str, int]:
 
 def _print(found: Inspection) -> None:
     title = f"{found.arch} ({found.family})" if found.family else "a foreign ONNX model"
-    stdout.print(f"{title}, {size(found.bytes)}", markup=False, highlight=False)
+    stdout.print(printable(f"{title}, {size(found.bytes)}"), markup=False, highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("layer", "op", "shape"):
         table.add_column(column, no_wrap=True)
@@ -167,7 +169,7 @@ def _print(found: Inspection) -> None:
     if unknown:
         lines.insert(1, f"not counted: the work of {unknown} layers that depends on the image")
     for line in lines:
-        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+        stdout.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _origin(metadata: Mapping[str, object]) -> list[str]:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, Verbose, print_json, progress, say, size, stdout
+from bitexport.cli.output import (
+    Debug,
+    Json,
+    Verbose,
+    print_json,
+    printable,
+    progress,
+    say,
+    size,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from bitexport.exporter import ExportReport
@@ -143,4 +153,4 @@ def _print(report: ExportReport, zero_weights: choices.ZeroWeightsChoice) -> Non
         )
     for name, text in rows:
         stdout.print(f"[bold]{name:>12}[/bold]  ", end="")
-        stdout.print(text, markup=False, highlight=False, soft_wrap=True)
+        stdout.print(printable(text), markup=False, highlight=False, soft_wrap=True)

@@ -254,6 +254,9 @@ def _fail(line: str, code: int, debug: bool) -> NoReturn:
         name = _SIGNALS[signal.Signals(number)]
         line = f"interrupted (got {name}, expected to finish). Run it again."
         code = 128 + number
+        # Python remembers that text it ran, a dataclass's say, was interrupted; with `python -m` it
+        # would end by SIGINT, whatever the code. Other text makes it forget.
+        exec("")  # noqa: S102
     try:
         say(f"error: {line}")
     except MemoryError:  # as rich imports modules of its own

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, print_json, progress, say, size, stdout
+from bitexport.cli.output import Debug, Json, print_json, printable, progress, say, size, stdout
 
 __all__ = ["pack"]
 
@@ -51,7 +51,7 @@ def pack(
         )
     else:
         stdout.print(
-            f"{output}: {size(len(data))}, from {size(source.size)}",
+            printable(f"{output}: {size(len(data))}, from {size(source.size)}"),
             markup=False,
             highlight=False,
             soft_wrap=True,

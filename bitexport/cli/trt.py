@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, print_json, progress_bar, say, size, stdout
+from bitexport.cli.output import Debug, Json, print_json, printable, progress_bar, say, size, stdout
 
 if TYPE_CHECKING:
     from bitexport.engines import EngineReport
@@ -150,4 +150,4 @@ def _print(report: EngineReport) -> None:
     ]
     for name, text in rows:
         stdout.print(f"[bold]{name:>12}[/bold]  ", end="")
-        stdout.print(text, markup=False, highlight=False, soft_wrap=True)
+        stdout.print(printable(text), markup=False, highlight=False, soft_wrap=True)

@@ -65,7 +65,19 @@ def trtexec_line(source: Path, output: Path | None, request: EngineRequest) -> s
         ]
     if model.plugin_nodes:
         words.append(f"--staticPlugins={_library(request)}")
-    return shlex.join([*words, "--skipInference"])
+    return _on_one_line(shlex.join([*words, "--skipInference"]))
+
+
+def _on_one_line(line: str) -> str:
+    """The line, unless a terminal would obey, or could not show, what the model calls its input."""
+    if not line.isprintable():
+        raise InputError(
+            "no line for a shell",
+            got=ascii(line),
+            expected="names of printable characters",
+            fix="Rename the file, or the model's input.",
+        )
+    return line
 
 
 def _library(request: EngineRequest) -> str:

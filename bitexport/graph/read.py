@@ -75,23 +75,8 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
         UnsupportedModel: Its tensors lie in other files.
     """
     data = _read(path)
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except (DecodeError, ValueError) as error:
-        raise _no_model(path, error) from error
-    if not proto.graph.node:
-        raise _no_model(path, "a message without a graph")
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(proto)):
-        raise UnsupportedModel(
-            f"{path}: the model keeps tensors in other files",
-            got="external data",
-            expected="one self-contained file",
-            fix="Save the model again without external data.",
-        )
-    refuse_unfolding(proto, path)
-    anew = proto
     with OnnxLibrary(path) as library:
+        proto = anew = _parsed(path, data, library)
         if strict:
             _check(library, data, path)
         # Shapes only serve the report; a model that cannot be inferred is still shown.
@@ -106,6 +91,27 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
     _require_modest(model, path)
     _require_modest(undeclared, path)
     return model, data
+
+
+def _parsed(path: Path, data: bytes, library: OnnxLibrary) -> onnx.ModelProto:
+    """The message, once it is known to be of a usual size."""
+    proto = onnx.ModelProto()
+    try:
+        library.require_modest(data)
+        proto.ParseFromString(data)
+    except (OnnxRefusal, DecodeError, ValueError) as error:
+        raise _no_model(path, error) from error
+    if not proto.graph.node:
+        raise _no_model(path, "a message without a graph")
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(proto)):
+        raise UnsupportedModel(
+            f"{path}: the model keeps tensors in other files",
+            got="external data",
+            expected="one self-contained file",
+            fix="Save the model again without external data.",
+        )
+    refuse_unfolding(proto, path)
+    return proto
 
 
 def _require_modest(model: ir.Model, path: Path) -> None:
