@@ -28,6 +28,7 @@ from bitexport.runtimes.contained import (
     _ContainedRunner,
     contained,
 )
+from bitexport.runtimes.ort_int8 import static_int8
 from bitexport.worker import WorkerKilled
 
 DEADLY = [-(2**31)], [-1]  # no int32 is their quotient: x86 raises an exception, as for 0 / 0
@@ -249,6 +250,12 @@ def test_a_model_that_crashes_onnx_is_refused(command: str, tmp_path: Path) -> N
     (line,) = outcome.err.splitlines()
     assert line.startswith("error: ") and f"{path}: the model crashes the onnx package" in line
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_that_crashes_the_quantizer_is_refused(tmp_path: Path) -> None:
+    data = negative(tmp_path / "model.onnx").read_bytes()
+    with pytest.raises(RuntimeFailure, match="cannot quantize the model"):
+        static_int8(data, "input", [np.zeros(3, np.float32)])
 
 
 def test_a_crash_leaves_a_runtime_that_starts_anew(deadly: Path, harmless: bytes) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 from bitexport import onnx_library, worker
-from bitexport.runtimes import contained
+from bitexport.runtimes import contained, ort_int8
 from fuzz.worker import SECONDS
 
 
@@ -47,7 +47,7 @@ class _Forked:
 
 
 def _works(command: Sequence[str]) -> Callable[[], None]:
-    modules = (contained, onnx_library)
+    modules = (contained, onnx_library, ort_int8)
     return next(m.work for m in modules if worker.python_command(m.__name__) == command)
 
 
