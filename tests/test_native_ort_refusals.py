@@ -246,7 +246,9 @@ def test_mutated_nodes_are_clean_under_sanitizers(sanitized, tmp_path):
         env={**os.environ, **variables, "ASAN_OPTIONS": options, "PYTHONPATH": paths},
     )  # fmt: skip
     said = [line for path in reports.iterdir() for line in path.read_text().splitlines()]
-    assert [line for line in said if not ALLOCATION_FAILED.fullmatch(line)] == []
+    if metadata.version("onnxruntime").startswith("1.20."):
+        said = [line for line in said if not ALLOCATION_FAILED.fullmatch(line)]
+    assert said == []
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "ops: 400 inputs, 0 findings" in outcome.stdout
 
