@@ -112,6 +112,9 @@ def limit_time(seconds: int) -> None:
     Not on Windows.
     """
     if hasattr(signal, "alarm"):
+        # Whoever started the command may ignore or block the signal, which is passed on.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
         signal.alarm(min(seconds, _LONGEST))
 
 

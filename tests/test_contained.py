@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -440,7 +440,18 @@ def endless() -> bytes:
     return model.SerializeToString()
 
 
+@pytest.fixture
+def deaf_to_alarms() -> Iterator[None]:
+    """As after a shell's ``trap '' ALRM``, and more: what we start ignores it and blocks it."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    yield
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="time is not limited on Windows")
+@pytest.mark.usefixtures("deaf_to_alarms")
 def test_a_model_that_takes_too_long_is_stopped(
     harmless: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
