@@ -11,7 +11,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, json_text, print_json, printable, progress_bar, say, stdout
+from bitexport.cli.output import (
+    Debug,
+    json_text,
+    print_json,
+    printable,
+    progress_bar,
+    say,
+    show,
+    stdout,
+)
 from bitexport.errors import InputError
 
 if TYPE_CHECKING:
@@ -147,7 +156,7 @@ def _print(report: Report) -> None:
     from bitexport.bench import wording
 
     for line in wording.headline(report):
-        stdout.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        show(line)
     headings = wording.columns(report)
     if report.runs:
         stdout.print(_table(headings, [wording.row(report, run) for run in report.runs], text=3))
@@ -156,10 +165,10 @@ def _print(report: Report) -> None:
             (x.name, x.op, x.bound, f"{x.ms:.3f} ms", f"{x.share:.0%}", f"{x.floor_ms:.3f} ms")
             for x in wording.slowest(nodes)
         ]
-        stdout.print(f"slowest nodes of {printable(title)}", markup=False, highlight=False)
+        show(f"slowest nodes of {title}")
         stdout.print(_table(("node", "op", "bound by", "time", "share", "floor"), rows, text=3))
     for line in [*report.warnings, *wording.skip_lines(report), *wording.machine_lines(report)]:
-        say(printable(line))
+        say(line)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, text: int) -> Table:

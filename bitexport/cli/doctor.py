@@ -7,7 +7,7 @@ from dataclasses import asdict
 from rich.markup import escape
 from rich.table import Table
 
-from bitexport.cli.output import Debug, Json, print_json, stdout
+from bitexport.cli.output import Debug, Json, print_json, show, stdout
 
 __all__ = ["doctor"]
 
@@ -46,4 +46,4 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     else:
         state = "Exporting, verifying and running on this CPU work; rows marked -- add the rest."
     for line in ("", *_NAMES, state):
-        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+        show(line)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, print_json, progress_bar, stdout
+from bitexport.cli.output import Debug, Json, print_json, progress_bar, show
 
 __all__ = ["evaluate"]
 
@@ -95,8 +95,6 @@ def evaluate(
         ("top-1", found.top1, found.top1_interval),
         ("top-5", found.top5, found.top5_interval),
     ):
-        stdout.print(
+        show(
             f"{name} {share:.2%} (95 % interval {low:.2%} to {high:.2%}) on {found.samples} images",
-            highlight=False,
-            soft_wrap=True,
         )

@@ -14,7 +14,17 @@ from rich.table import Table
 
 from bitexport.cli import choices
 from bitexport.cli.inspect_difference import difference_as_json, print_difference
-from bitexport.cli.output import Debug, Json, print_json, printable, progress, say, size, stdout
+from bitexport.cli.output import (
+    Debug,
+    Json,
+    print_json,
+    printable,
+    progress,
+    say,
+    show,
+    size,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from bitexport.inspection import Inspection
@@ -128,7 +138,7 @@ def _totals(found: Inspection) -> dict[str, int]:
 
 def _print(found: Inspection) -> None:
     title = f"{found.arch} ({found.family})" if found.family else "a foreign ONNX model"
-    stdout.print(printable(f"{title}, {size(found.bytes)}"), markup=False, highlight=False)
+    show(f"{title}, {size(found.bytes)}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("layer", "op", "shape"):
         table.add_column(column, no_wrap=True)
@@ -169,14 +179,13 @@ def _print(found: Inspection) -> None:
     if unknown:
         lines.insert(1, f"not counted: the work of {unknown} layers that depends on the image")
     for line in lines:
-        stdout.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        show(line)
 
 
 def _origin(metadata: Mapping[str, object]) -> list[str]:
     """What an exported file says about how it was made."""
     version, source, options = (
-        printable(str(metadata.get(f"bitexport.{key}", "")))
-        for key in ("version", "source_sha256", "options")
+        str(metadata.get(f"bitexport.{key}", "")) for key in ("version", "source_sha256", "options")
     )
     if not version:
         return []

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from bitexport.cli.output import printable, size, stdout
+from bitexport.cli.output import (
+    printable,
+    show,
+    size,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from bitexport.graph import LayerInfo
@@ -84,7 +89,7 @@ def print_difference(first: Inspection, second: Inspection) -> None:
         f"{second.bytes / first.bytes:.3f} times the first",
     )
     for line in lines:
-        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+        show(line)
 
 
 def _text(layer: LayerInfo | None) -> str:

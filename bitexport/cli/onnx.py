@@ -14,11 +14,10 @@ from bitexport.cli.output import (
     Json,
     Verbose,
     print_json,
-    printable,
     progress,
     say,
+    show_fields,
     size,
-    stdout,
 )
 
 if TYPE_CHECKING:
@@ -151,6 +150,4 @@ def _print(report: ExportReport, zero_weights: choices.ZeroWeightsChoice) -> Non
                 f"{v.top1_agreement:.0%} on {v.samples} samples",
             )
         )
-    for name, text in rows:
-        stdout.print(f"[bold]{name:>12}[/bold]  ", end="")
-        stdout.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    show_fields(rows)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -33,6 +33,8 @@ __all__ = [
     "progress_bar",
     "run",
     "say",
+    "show",
+    "show_fields",
     "size",
     "stdout",
 ]
@@ -90,6 +92,18 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 def say(line: str) -> None:
     """One line on stderr; names from foreign files may hold what a terminal would obey."""
     _stderr.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def show(line: str) -> None:
+    """One line on stdout; names as in :func:`say`."""
+    stdout.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def show_fields(rows: Iterable[tuple[str, str]]) -> None:
+    """A line on stdout for each (name, text), the names in bold under each other."""
+    for name, text in rows:
+        stdout.print(f"[bold]{name:>12}[/bold]  ", end="")
+        show(text)
 
 
 def printable(text: str) -> str:

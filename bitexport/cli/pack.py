@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, print_json, printable, progress, say, size, stdout
+from bitexport.cli.output import (
+    Debug,
+    Json,
+    print_json,
+    progress,
+    say,
+    show,
+    size,
+)
 
 __all__ = ["pack"]
 
@@ -50,9 +58,4 @@ def pack(
             }
         )
     else:
-        stdout.print(
-            printable(f"{output}: {size(len(data))}, from {size(source.size)}"),
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        show(f"{output}: {size(len(data))}, from {size(source.size)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bitexport.cli.output import Debug, Json, print_json, progress, say, stdout
+from bitexport.cli.output import Debug, Json, print_json, progress, say, show
 
 __all__ = ["triton"]
 
@@ -75,5 +75,5 @@ def triton(
         )
         return
     for model in written:
-        stdout.print(f"{output / model.name}: {model.backend}", markup=False, highlight=False)
-    stdout.print(command, markup=False, highlight=False, soft_wrap=True)
+        show(f"{output / model.name}: {model.backend}")
+    show(command)

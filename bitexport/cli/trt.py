@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, print_json, printable, progress_bar, say, size, stdout
+from bitexport.cli.output import (
+    Debug,
+    Json,
+    print_json,
+    progress_bar,
+    say,
+    show_fields,
+    size,
+)
 
 if TYPE_CHECKING:
     from bitexport.engines import EngineReport
@@ -148,6 +156,4 @@ def _print(report: EngineReport) -> None:
         ),
         ("written", f"{report.output}.json, after {report.seconds:.1f} s"),
     ]
-    for name, text in rows:
-        stdout.print(f"[bold]{name:>12}[/bold]  ", end="")
-        stdout.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    show_fields(rows)

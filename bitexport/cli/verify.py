@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, print_json, progress, say, stdout
+from bitexport.cli.output import Debug, Json, print_json, progress, say, show
 
 __all__ = ["verify"]
 
@@ -68,12 +68,10 @@ def verify(
             }
         )
     else:
-        stdout.print(
+        show(
             f"{'equal' if comparison.ok else 'different'}: rel-L2 {comparison.rel_l2:.2e}, "
             f"largest difference {comparison.max_abs_diff:.2e}, top-1 agreement "
             f"{comparison.top1_agreement:.1%} on {comparison.samples} samples",
-            highlight=False,
-            soft_wrap=True,
         )
     if not comparison.ok:
         say(f"error: {result.failure()}")
