@@ -158,19 +158,10 @@ class _Contained:
             if limits is None or isinstance(error, WorkerKilled):
                 raise
             most = f"{limits.memory / _GIB:.3g} GiB and {_TIMES_THE_FILE} times its file"
-            raise ModelTooGreedy(
-                "the model takes too much memory",
-                got=f"more than {most}",
-                expected="a model that runs in less",
-                fix=f"Give fewer images, or set {_MEMORY} to more GiB if you trust the file.",
-            ) from error
+            raise _too_greedy("memory", most, f"{_MEMORY} to more GiB") from error
         except WorkerTimeout as crash:
-            raise ModelTooGreedy(
-                "the model takes too long",
-                got=f"more than {limits.seconds if limits else 0} seconds",
-                expected="a model that loads and runs in less",
-                fix=f"Give fewer images, or set {_SECONDS} to more if you trust the file.",
-            ) from crash
+            most = f"{limits.seconds if limits else 0} seconds"
+            raise _too_greedy("time", most, f"{_SECONDS} to more") from crash
         except WorkerCrash as crash:
             raise ModelCrashed(
                 f"{self.name} crashes on the model",
@@ -178,6 +169,15 @@ class _Contained:
                 expected="a model that loads and runs",
                 fix="Check the file with `bitexport inspect`.",
             ) from crash
+
+
+def _too_greedy(what: str, most: str, setting: str) -> ModelTooGreedy:
+    return ModelTooGreedy(
+        f"the model takes too much {what}",
+        got=f"more than {most}",
+        expected="a model that loads and runs in less",
+        fix=f"Give fewer images, or set {setting} if you trust the file.",
+    )
 
 
 class _ContainedRunner:

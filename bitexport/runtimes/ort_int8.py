@@ -6,11 +6,7 @@ of its own.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,34 +107,16 @@ def _quantize(
     source = folder / _SOURCE
     source.write_bytes(model)
     try:
-        with _quiet():
-            quantize_static(
-                source,
-                folder / _TARGET,
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-            )
+        quantize_static(
+            source,
+            folder / _TARGET,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
     except MemoryError:
         raise
     except Exception as error:
         raise _refusal(error) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice on pre-processing off the terminal; our graph is folded.
-
-    So is what numpy says of activations without a range, those of NaN weights.
-    """
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        root.setLevel(level)
