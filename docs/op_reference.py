@@ -18,6 +18,9 @@ The custom ops of the domain `{DOMAIN}`, version {OP_VERSION}, in files of opset
   lowest bits. Code b of a row stands for the weights b d to (b + 1) d of the flattened
   (Ci/group, kh, kw).
 - Padding comes after the sign: a padded tap contributes 0.
+- Signs are +1 and -1, of type T and in the ordinary shape; what is no op of these tables must not
+  read them, nor may they leave the model. Our CPU kernels, which run all of these ops or none, hand
+  on a word for every 32 of them instead, at the begin of the tensor.
 - Every node carries `{"`, `".join(f'{k}="{v}"' for k, v in PLUGIN_ATTRIBUTES.items())}`
   besides the attributes below, and its op's function body travels with the file: a runtime
   without a kernel for the op runs the body.

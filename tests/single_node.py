@@ -22,9 +22,10 @@ def with_epilogue(op: str, node: NodeData, seed: int) -> NodeData:
     rng = np.random.default_rng(seed)
     slope, shift = rng.uniform(-1, 2, (2, 1, channels, 1, 1)).astype(np.float32)
     low, high = (np.full((1, 1, 1, 1), bound, np.float32) for bound in (-2, 1.5))
-    extra = {"Slope": slope, "Shift": shift, "Lo": low, "Hi": high}
+    following = rng.normal(size=(1, channels, 1, 1)).astype(np.float32)
+    extra = {"Slope": slope, "Shift": shift, "Lo": low, "Hi": high, "Next": following}
     names = {declared.name for declared in op_named(op).inputs}
-    tensors = {**node.tensors, **{k: v for k, v in extra.items() if k in names}}
+    tensors = {k: v for k, v in (node.tensors | extra).items() if k in names}
     return NodeData(op_named(op), tensors, node.attributes)
 
 
@@ -38,7 +39,7 @@ def model_of(
     """A model whose inputs are the op's activations and whose output is Y, all of type ``elem``."""
     inputs = {
         name: ir.Value(name=name, shape=ir.Shape([None] * rank), type=ir.TensorType(elem))
-        for name in ("X", "R")
+        for name in ("X", "Signs", "R")
         if any(declared.name == name for declared in node.op.inputs)
     }
     constants = {
@@ -97,4 +98,6 @@ def expected(node: NodeData, x: np.ndarray, r: np.ndarray | None = None) -> np.n
         y = torch.where(y >= 0, y, tensors["Slope"].double() * y) + tensors["Shift"].double()
     if "Lo" in tensors:
         y = y.clamp(tensors["Lo"].item(), tensors["Hi"].item())
+    if "Next" in tensors:
+        y = torch.where(y >= tensors["Next"], 1.0, -1.0)
     return y.numpy()

@@ -75,6 +75,8 @@ def activations(node: NodeData, channels: int) -> dict[str, np.ndarray]:
     if node.op.kind == "gemm":
         return {"X": rng.normal(size=(3, channels)).astype(np.float32)}
     x = rng.normal(size=(2, channels, 9, 11)).astype(np.float32)
+    if node.op.takes_signs:
+        return {"Signs": np.where(x < 0, np.float32(-1), np.float32(1))}
     feed = {"X": x}
     if takes_residual(node):
         feed["R"] = rng.normal(size=expected(node, x).shape).astype(np.float32)
@@ -82,7 +84,7 @@ def activations(node: NodeData, channels: int) -> dict[str, np.ndarray]:
 
 
 # The bodies with an activation differ from the others behind the convolution alone.
-ACTIVATED = [op.name for op in OPS if op.name.endswith(("PRelu", "Clip"))]
+ACTIVATED = [op.name for op in OPS if op.name.endswith(("PRelu", "Clip", "Sign"))]
 CONV_CASES = [
     pytest.param(op.name, *case, id=f"{op.name}-{name}")
     for op in OPS
@@ -107,8 +109,9 @@ def test_gemm_body_in_ort_and_reference(elem):
 
 def check(node: NodeData, feed: dict[str, np.ndarray], elem: ir.DataType) -> None:
     feed = {k: v.astype(elem.numpy()) for k, v in feed.items()}
-    want = expected(node, feed["X"].astype(np.float32), feed.get("R"))
-    model = model_of(node, feed["X"].ndim, elem=elem)
+    x = feed[node.op.inputs[0].name]
+    want = expected(node, x.astype(np.float32), feed.get("R"))
+    model = model_of(node, x.ndim, elem=elem)
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     for y in (session.run(None, feed)[0], ReferenceEvaluator(model).run(None, feed)[0]):
@@ -159,7 +162,7 @@ def test_tensorrt_rtx_sees_the_right_output_shape(op, channels, kernel, geometry
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     assert parser.parse(model.SerializeToString()), parser.get_error(0)
-    want = expected(node, feed["X"], feed.get("R"))
+    want = expected(node, feed[node.op.inputs[0].name], feed.get("R"))
     assert tuple(network.get_output(0).shape) == want.shape
     engine = TensorRTRTX().build(model.SerializeToString(), EngineOptions())
     assert len(engine.data) > 1000

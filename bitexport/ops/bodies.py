@@ -48,6 +48,7 @@ class _Body:
     def __init__(self, op: Op) -> None:
         self.op = op
         self.inputs = {x.name: ir.Value(name=x.name) for x in op.inputs}
+        self.x = self.inputs[op.inputs[0].name]
         self._tape = ir.tape.Tape()
 
     def __call__(
@@ -107,11 +108,11 @@ def function_for(
     body = _Body(op)
     weight = _WEIGHTS[op.name](body)
     if op.kind == "gemm":
-        weight = body("CastLike", weight, body.inputs["X"])
-        accumulator = body("Gemm", body.inputs["X"], weight, transB=1)
+        weight = body("CastLike", weight, body.x)
+        accumulator = body("Gemm", body.x, weight, transB=1)
     else:
         accumulator = _convolution(body, _activations(body), weight, measured)
-    return body.finish(body("CastLike", _epilogue(body, accumulator, steep), body.inputs["X"]))
+    return body.finish(body("CastLike", _epilogue(body, accumulator, steep), body.x))
 
 
 def _convolution(body: _Body, x: ir.Value, weight: ir.Value, measured: Collection[str]) -> ir.Value:
@@ -119,7 +120,7 @@ def _convolution(body: _Body, x: ir.Value, weight: ir.Value, measured: Collectio
     if "dilations" in measured:
         weight = _spread_taps(body, weight)
     attributes = {name: body.attribute(name) for name in _CONV_ATTRIBUTES}
-    y = body("Conv", x, body("CastLike", weight, body.inputs["X"]), **attributes)
+    y = body("Conv", x, body("CastLike", weight, body.x), **attributes)
     if "strides" not in measured:
         return y
     ends = body.ints(_INT64_MAX, _INT64_MAX)
@@ -181,13 +182,20 @@ def _image(body: _Body, size: tuple[int, int]) -> ir.Value:
 
 
 def _activations(body: _Body) -> ir.Value:
-    """X itself, or +-1 by comparison with the threshold in float32 (NaN compares as -1)."""
-    x = body.inputs["X"]
+    """X or Signs, or +-1 by comparison with the threshold in float32 (NaN compares as -1)."""
+    x = body.x
     if "Th" not in body.inputs:
         return x
-    above = body("GreaterOrEqual", body("Cast", x, to=ir.DataType.FLOAT), body.inputs["Th"])
+    return body(
+        "CastLike", _sign(body, body("Cast", x, to=ir.DataType.FLOAT), body.inputs["Th"]), x
+    )
+
+
+def _sign(body: _Body, t: ir.Value, threshold: ir.Value) -> ir.Value:
+    """+1 where t >= threshold, else -1; in float32."""
+    above = body("GreaterOrEqual", t, threshold)
     one, minus_one = (body.constant(np.array(v, np.float32)) for v in (1.0, -1.0))
-    return body("CastLike", body("Where", above, one, minus_one), x)
+    return body("Where", above, one, minus_one)
 
 
 def _epilogue(body: _Body, accumulator: ir.Value, steep: bool) -> ir.Value:
@@ -202,6 +210,8 @@ def _epilogue(body: _Body, accumulator: ir.Value, steep: bool) -> ir.Value:
         # ONNX's Clip takes scalars; ONNX Runtime merges it with the convolution.
         low, high = (body("Reshape", body.inputs[name], body.ints()) for name in ("Lo", "Hi"))
         return body("Clip", y, low, high)
+    if "Next" in body.inputs:
+        return _sign(body, y, body.inputs["Next"])
     return y
 
 
@@ -285,6 +295,10 @@ _WEIGHTS: dict[str, Callable[[_Body], ir.Value]] = {
     "BinaryConvAddPRelu": _sign_weight,
     "BinaryConvClip": _sign_weight,
     "BinaryConvAddClip": _sign_weight,
+    "BinaryConvSign": _sign_weight,
+    "BinaryConvOfSigns": _sign_weight,
+    "BinaryConvOfSignsClip": _sign_weight,
+    "BinaryConvOfSignsSign": _sign_weight,
     "CodebookConv": _codebook_weight(8),
     "CodebookConv16": _codebook_weight(16),
     "CodebookGemm": _codebook_weight(16),

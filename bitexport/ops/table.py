@@ -60,6 +60,21 @@ class Op:
     kind: Literal["conv", "gemm"]
 
     @property
+    def binary_activations(self) -> bool:
+        """Whether the activations are bits: signs, or compared with a threshold."""
+        return any(x.name in ("Th", "Signs") for x in self.inputs)
+
+    @property
+    def takes_signs(self) -> bool:
+        """Whether the first input is the signs that another op made."""
+        return self.inputs[0].name == "Signs"
+
+    @property
+    def makes_signs(self) -> bool:
+        """Whether the output is signs for another op."""
+        return self.inputs[-1].name == "Next"
+
+    @property
     def weight_input(self) -> int:
         """Index of the packed weight (sign words or code words) among the inputs."""
         return next(i for i, x in enumerate(self.inputs) if x.name in ("W", "Codes"))
@@ -80,6 +95,13 @@ _SLOPE = Input("Slope", "float", "[1, Co, 1, 1]", "slope of the negative half of
 _SHIFT = Input("Shift", "float", "[1, Co, 1, 1]", "added after the PReLU")
 _LO = Input("Lo", "float", "[1, 1, 1, 1]", "lower bound; -inf for none")
 _HI = Input("Hi", "float", "[1, 1, 1, 1]", "upper bound, no less than Lo; +inf for none")
+_SIGNS = Input(
+    "Signs",
+    "T",
+    "[N, Ci, H, W]",
+    "+1 or -1, straight from another op's signs; at least 32 channels, group 1",
+)
+_NEXT = Input("Next", "float", "[1, Co, 1, 1]", "threshold of the ops that read Y")
 _CB = Input("CB", "float16", "[K, d]", "codebook: K centroids of d weights")
 
 
@@ -187,6 +209,40 @@ OPS: tuple[Op, ...] = (
         ),
         _GEMM_ATTRIBUTES,
         "gemm",
+    ),
+    # Links of chains, see graph/passes/chain_signs.py. The last ones, as no GPU has kernels for
+    # them: TensorRT's plugins and the CUDA op library end before (plugins/core/op_spec.h).
+    Op(
+        "BinaryConvSign",
+        "1-bit weights, 1-bit activations, then the signs that another one takes",
+        "t = S * conv(X >= Th ? +1 : -1, W) + B;  Y = t >= Next ? +1 : -1",
+        (_X4, _W, _TH, _S4, _B4, _NEXT),
+        _CONV_ATTRIBUTES,
+        "conv",
+    ),
+    Op(
+        "BinaryConvOfSigns",
+        "1-bit weights, signs that another one made",
+        "Y = S * conv(Signs, W) + B",
+        (_SIGNS, _W, _S4, _B4),
+        _CONV_ATTRIBUTES,
+        "conv",
+    ),
+    Op(
+        "BinaryConvOfSignsClip",
+        "1-bit weights, signs that another one made, then bounds: a hard tanh or a ReLU",
+        "t = S * conv(Signs, W) + B;  Y = min(max(t, Lo), Hi)",
+        (_SIGNS, _W, _S4, _B4, _LO, _HI),
+        _CONV_ATTRIBUTES,
+        "conv",
+    ),
+    Op(
+        "BinaryConvOfSignsSign",
+        "1-bit weights, signs that another one made, then the signs that a third one takes",
+        "t = S * conv(Signs, W) + B;  Y = t >= Next ? +1 : -1",
+        (_SIGNS, _W, _S4, _B4, _NEXT),
+        _CONV_ATTRIBUTES,
+        "conv",
     ),
 )
 

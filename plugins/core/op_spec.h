@@ -51,6 +51,7 @@ struct Rows {
 
   template <int kCount>
   constexpr Rows(const T (&rows)[kCount]) : first(rows), count(kCount) {}
+  constexpr Rows(const T* rows, int size) : first(rows), count(size) {}
 
   constexpr const T* begin() const { return first; }
   constexpr const T* end() const { return first + count; }
@@ -131,6 +132,28 @@ inline constexpr InputSpec kBinaryConvAddClipInputs[] = {
     {"Lo", ElementType::kFloat},     {"Hi", ElementType::kFloat},
 };
 
+inline constexpr InputSpec kBinaryConvSignInputs[] = {
+    {"X", ElementType::kActivation}, {"W", ElementType::kInt32}, {"Th", ElementType::kFloat},
+    {"S", ElementType::kFloat},      {"B", ElementType::kFloat}, {"Next", ElementType::kFloat},
+};
+
+inline constexpr InputSpec kBinaryConvOfSignsInputs[] = {
+    {"Signs", ElementType::kActivation},
+    {"W", ElementType::kInt32},
+    {"S", ElementType::kFloat},
+    {"B", ElementType::kFloat},
+};
+
+inline constexpr InputSpec kBinaryConvOfSignsClipInputs[] = {
+    {"Signs", ElementType::kActivation}, {"W", ElementType::kInt32},  {"S", ElementType::kFloat},
+    {"B", ElementType::kFloat},          {"Lo", ElementType::kFloat}, {"Hi", ElementType::kFloat},
+};
+
+inline constexpr InputSpec kBinaryConvOfSignsSignInputs[] = {
+    {"Signs", ElementType::kActivation}, {"W", ElementType::kInt32},    {"S", ElementType::kFloat},
+    {"B", ElementType::kFloat},          {"Next", ElementType::kFloat},
+};
+
 inline constexpr InputSpec kCodebookInputs[] = {
     {"X", ElementType::kActivation}, {"Codes", ElementType::kInt32}, {"CB", ElementType::kFloat16},
     {"S", ElementType::kFloat},      {"B", ElementType::kFloat},
@@ -164,6 +187,15 @@ inline constexpr OpSpec kOps[] = {
      op_spec_detail::kConvAttributes},
     {"CodebookGemm", OpKind::kGemm, op_spec_detail::kCodebookInputs,
      op_spec_detail::kGemmAttributes},
+    // Of chains, see core/sign_planes.h: the last ones, as no GPU has them.
+    {"BinaryConvSign", OpKind::kConv, op_spec_detail::kBinaryConvSignInputs,
+     op_spec_detail::kConvAttributes},
+    {"BinaryConvOfSigns", OpKind::kConv, op_spec_detail::kBinaryConvOfSignsInputs,
+     op_spec_detail::kConvAttributes},
+    {"BinaryConvOfSignsClip", OpKind::kConv, op_spec_detail::kBinaryConvOfSignsClipInputs,
+     op_spec_detail::kConvAttributes},
+    {"BinaryConvOfSignsSign", OpKind::kConv, op_spec_detail::kBinaryConvOfSignsSignInputs,
+     op_spec_detail::kConvAttributes},
 };
 
 // Index of an op_type in kOps; -1 where it has none. An index, because GCC does not compare the
@@ -185,8 +217,15 @@ constexpr int input_index(const OpSpec& op, std::string_view name) {
   return -1;
 }
 
-// Whether the activations of an op are bits: it compares X with a threshold.
-constexpr bool has_binary_activations(const OpSpec& op) { return input_index(op, "Th") >= 0; }
+// Whether an op takes the signs that another one made, or makes some.
+constexpr bool takes_signs(const OpSpec& op) { return input_index(op, "Signs") >= 0; }
+constexpr bool makes_signs(const OpSpec& op) { return input_index(op, "Next") >= 0; }
+constexpr bool is_chained(const OpSpec& op) { return takes_signs(op) || makes_signs(op); }
+
+// Whether the activations of an op are bits: it takes signs, or compares X with a threshold.
+constexpr bool has_binary_activations(const OpSpec& op) {
+  return takes_signs(op) || input_index(op, "Th") >= 0;
+}
 
 constexpr Activation activation_of(const OpSpec& op) {
   if (input_index(op, "Slope") >= 0) return Activation::kPRelu;
@@ -201,6 +240,20 @@ constexpr bool names_are_unique() {
   int index = 0;
   for (const OpSpec& op : kOps) {
     if (op_index(op.name) != index++) return false;
+  }
+  return true;
+}
+
+constexpr int count_before_chains() {
+  int count = 0;
+  while (!is_chained(kOps[count])) ++count;
+  return count;
+}
+
+constexpr bool chains_come_last() {
+  int index = 0;
+  for (const OpSpec& op : kOps) {
+    if (is_chained(op) != (index++ >= count_before_chains())) return false;
   }
   return true;
 }
@@ -250,8 +303,13 @@ constexpr bool indices_match_the_table() {
 
 static_assert(names_are_unique(), "two ops of the table share a name");
 static_assert(indices_match_the_table(), "an input index is not the input's place in the table");
+static_assert(chains_come_last(), "an op that GPUs have follows one of chains");
 
 }  // namespace op_spec_detail
+
+// The ops that have kernels for a GPU; op_index counts in them, too.
+inline constexpr Rows<OpSpec> kDeviceOps(kOps, op_spec_detail::count_before_chains());
+
 }  // namespace bitexport
 
 #endif  // BITEXPORT_CORE_OP_SPEC_H_

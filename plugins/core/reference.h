@@ -13,6 +13,7 @@
 #include "core/border_classes.h"
 #include "core/conv_shape.h"
 #include "core/packing.h"
+#include "core/sign_planes.h"
 
 namespace bitexport {
 namespace reference {
@@ -200,6 +201,26 @@ inline void clip(const ConvShape& shape, float low, float high, float* y) {
     if (y[index] < low) y[index] = low;
     if (y[index] > high) y[index] = high;
   });
+}
+
+// Whether values [images, channels, pixels] are at or above threshold [channels], which a NaN is
+// not, as words [images, ceil(channels / 32), pixels] of sign_planes.h.
+inline std::vector<std::uint32_t> sign_planes(std::int64_t images, std::int64_t channels,
+                                              std::int64_t pixels, const float* values,
+                                              const float* threshold) {
+  std::vector<std::uint32_t> words(
+      static_cast<std::size_t>(images * sign_words(channels) * pixels));
+  for (std::int64_t image = 0; image < images; ++image) {
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      const std::int64_t plane = image * sign_words(channels) + channel / 32;
+      for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+        if (*values++ >= threshold[channel]) {
+          words[static_cast<std::size_t>(plane * pixels + pixel)] |= 1u << (channel % 32);
+        }
+      }
+    }
+  }
+  return words;
 }
 
 // ---- Real-valued convolution --------------------------------------------------------------------

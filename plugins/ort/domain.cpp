@@ -60,10 +60,12 @@ std::string names_of_cpu_ops() {
 
 }  // namespace
 
-std::vector<OpDefinition> define_cpu_ops(const Api& api) {
+std::vector<OpDefinition> define_cpu_ops(const Api& api) { return define_cpu_ops(api, kOps); }
+
+std::vector<OpDefinition> define_cpu_ops(const Api& api, const Rows<OpSpec>& specs) {
   std::vector<OpDefinition> ops;
   for (const TensorType activations : {TensorType::kFloat, TensorType::kFloat16}) {
-    for (const OpSpec& spec : kOps) {
+    for (const OpSpec& spec : specs) {
       if (!has_binary_activations(spec)) continue;
       ops.push_back(define_op<BinaryConv>(api, spec, activations));
     }

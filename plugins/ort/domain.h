@@ -17,7 +17,8 @@ namespace ort {
 // provider: each comes for both types that T can be.
 using DefineOps = std::vector<OpDefinition> (*)(const Api& api);
 
-// What has a kernel on the CPU.
+// What has a kernel on the CPU; of some ops of the table, or of all.
+std::vector<OpDefinition> define_cpu_ops(const Api& api, const Rows<OpSpec>& specs);
 std::vector<OpDefinition> define_cpu_ops(const Api& api);
 
 // Adds our domain to a session's options. A library has one `define` for all its sessions, which is

@@ -20,7 +20,7 @@ class Creators {
   // parsers, look in the empty one.
   Creators() {
     for (const char* const plugin_namespace : {kDomain, ""}) {
-      for (const OpSpec& spec : kOps) {
+      for (const OpSpec& spec : kDeviceOps) {
         owned_.push_back(std::make_unique<Creator>(spec, plugin_namespace));
         list_.push_back(owned_.back().get());
       }

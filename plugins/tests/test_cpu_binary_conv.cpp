@@ -17,6 +17,7 @@
 #include "conv_cases.h"
 #include "core/conv_shape.h"
 #include "core/reference.h"
+#include "core/sign_planes.h"
 #include "kernels/cpu/binary_conv.h"
 
 namespace {
@@ -52,6 +53,10 @@ struct Case {
   std::vector<float> shift;
   std::vector<std::int32_t> accumulators;  // the reference's
   std::vector<Variant> variants;
+  // Of shapes with one group alone: X, and the result without a residual, as signs.
+  std::vector<float> next;
+  std::vector<std::uint32_t> x_signs;
+  std::vector<std::uint32_t> y_signs;
 
   Epilogue epilogue(const Variant& variant, std::int64_t first) const {
     Epilogue result = {scale.data(), bias.data(),
@@ -83,8 +88,30 @@ std::vector<float> reference_y(const Case& c, Activation activation, bool residu
   return y;
 }
 
+// Some sums lie exactly on the next threshold, and some thresholds are no number or infinite.
+void add_signs(Random& random, Case& c) {
+  const std::vector<float>& y = c.variants.front().y;
+  const std::int64_t images = c.shape.batch;
+  const std::int64_t channels = c.shape.out_channels;
+  const std::int64_t pixels = static_cast<std::int64_t>(y.size()) / images / channels;
+  c.next = random_floats(random, channels);
+  for (std::int64_t co = 0; co < channels; co += 2) {
+    const auto pixel = random.below(static_cast<std::uint32_t>(pixels));
+    c.next[static_cast<std::size_t>(co)] = y[static_cast<std::size_t>(co * pixels + pixel)];
+  }
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity}) {
+    const auto co = random.below(static_cast<std::uint32_t>(channels));
+    if (channels > 4) c.next[co] = value;
+  }
+  c.y_signs = bitexport::reference::sign_planes(images, channels, pixels, y.data(), c.next.data());
+  c.x_signs = bitexport::reference::sign_planes(
+      images, c.shape.in_channels, std::int64_t{c.shape.vertical.size} * c.shape.horizontal.size,
+      c.x.data(), c.threshold.data());
+}
+
 Case make_case(Random& random, const ConvShape& shape) {
-  Case c{shape, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  Case c{shape, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   c.x = random_floats(random, shape.input_elements());
   // NaN is below every threshold; -0 and 0 are equal; infinities are numbers.
   constexpr float kSpecial[] = {std::numeric_limits<float>::quiet_NaN(),
@@ -120,6 +147,7 @@ Case make_case(Random& random, const ConvShape& shape) {
                 {Activation::kPRelu, turn, {}},
                 {Activation::kClip, !turn, {}}};
   for (Variant& v : c.variants) v.y = reference_y(c, v.activation, v.residual);
+  if (shape.group == 1) add_signs(random, c);
   return c;
 }
 
@@ -185,6 +213,33 @@ void check_image(const Case& c, const BinaryConvPlan& plan, std::int32_t image) 
   }
 }
 
+// From and to signs; the packed activations must be those of the floats.
+void check_signs(const Case& c, const BinaryConvPlan& plan, std::int32_t image) {
+  const ConvShape& shape = c.shape;
+  Workspace workspace(plan.workspace_bytes());
+  const auto input = c.x_signs.size() / static_cast<std::size_t>(shape.batch);
+  const std::int64_t inputs = shape.input_elements() / shape.batch;
+  for (std::int32_t unit = plan.pack_units() - 1; unit >= 0; --unit) {
+    if (shape.in_channels >= bitexport::kFewestSigns) {
+      plan.pack_signs(unit, c.x_signs.data() + static_cast<std::size_t>(image) * input,
+                      workspace.data());
+    } else {
+      plan.pack(unit, c.x.data() + image * inputs, c.threshold.data(), workspace.data());
+    }
+  }
+  CHECK(workspace.end_untouched());
+  const auto output = c.y_signs.size() / static_cast<std::size_t>(shape.batch);
+  const auto first = static_cast<std::size_t>(image) * output;
+  // The word after the last one stays.
+  std::vector<std::uint32_t> words(output + 1, 0xa5a5a5a5u);
+  for (std::int32_t unit = plan.sign_units() - 1; unit >= 0; --unit) {
+    plan.convolve_to_signs(unit, workspace.data(), {c.scale.data(), c.bias.data(), c.next.data()},
+                           words.data());
+  }
+  for (std::size_t i = 0; i < output; ++i) CHECK_EQUAL(words[i], c.y_signs[first + i]);
+  CHECK_EQUAL(words[output], 0xa5a5a5a5u);
+}
+
 void check_shape(Random& random, const ConvArguments& arguments, const ConvShape& shape,
                  const std::vector<Isa>& isas) {
   const Case c = make_case(random, shape);
@@ -192,7 +247,10 @@ void check_shape(Random& random, const ConvArguments& arguments, const ConvShape
     state().where = std::string(isa_name(isa)) + " " + bitexport_test::to_string(arguments);
     const auto kernel = bitexport::cpu::make_binary_conv(shape, c.weight.data(), isa);
     const auto plan = kernel->plan(shape);
-    for (std::int32_t image = 0; image < shape.batch; ++image) check_image(c, *plan, image);
+    for (std::int32_t image = 0; image < shape.batch; ++image) {
+      check_image(c, *plan, image);
+      if (shape.group == 1) check_signs(c, *plan, image);
+    }
   }
 }
 
@@ -231,6 +289,15 @@ void check_threads(Random& random, const ConvShape& shape, Isa isa) {
     check_same(y[i], variant.y[i]);
     check_same(z[i], activated.y[i]);
   }
+  if (shape.group > 1) return;
+  in_two(plan->pack_units(),
+         [&](std::int32_t unit) { plan->pack_signs(unit, c.x_signs.data(), workspace.data()); });
+  std::vector<std::uint32_t> words(c.y_signs.size());
+  in_two(plan->sign_units(), [&](std::int32_t unit) {
+    plan->convolve_to_signs(unit, workspace.data(), {c.scale.data(), c.bias.data(), c.next.data()},
+                            words.data());
+  });
+  for (std::size_t i = 0; i < words.size(); ++i) CHECK_EQUAL(words[i], c.y_signs[i]);
 }
 
 // A pixel with far pads: an output channel of more pixels than 32 bits count. No kernel may crash;
@@ -301,6 +368,10 @@ int main() {
       square(520, 110, 7, 3, 1),
       square(270, 576, 9, 3, 2, 3),
       square(200, 96, 14, 2, 1),
+      // Chunks of output channels that are no whole words of signs.
+      square(96, 200, 6, 1, 1),
+      square(64, 300, 9, 3, 1),
+      square(32, 72, 2, 3, 1),
       square(799, 128, 13, 1, 1),
       {{2, 140, 7, 9}, {96, 140, 3, 2}, {2, 1}, {9, 1, 0, 5}, {2, 3}},
       // Depthwise: several units, rows of every kind, more pixels than a stage holds, two output

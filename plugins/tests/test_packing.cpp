@@ -183,6 +183,13 @@ void test_op_lookup() {
   CHECK(activation("BinaryConvAdd") == Activation::kNone);
   CHECK(activation("BinaryConvAddPRelu") == Activation::kPRelu);
   CHECK(activation("BinaryConvClip") == Activation::kClip);
+  CHECK(activation("BinaryConvOfSignsClip") == Activation::kClip);
+  // No GPU has what hands signs on.
+  const int chained = bitexport::op_index("BinaryConvSign");
+  CHECK_EQUAL(chained, bitexport::kDeviceOps.count);
+  CHECK(bitexport::makes_signs(bitexport::kOps[chained]));
+  CHECK(!bitexport::takes_signs(bitexport::kOps[chained]));
+  CHECK(bitexport::takes_signs(bitexport::kOps[bitexport::op_index("BinaryConvOfSigns")]));
 }
 
 }  // namespace

@@ -84,6 +84,22 @@ void transpose_codes(const std::uint8_t* const (&planes)[kPlanesPerUnit], std::i
   }
 }
 
+// The codes in a word of two pixels, as 16 * code in 16 bits.
+void store_codes(std::uint32_t first, std::uint32_t second, std::uint16_t* to_first,
+                 std::uint16_t* to_second) {
+  const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+  const auto codes_of = [&](std::uint32_t word) {
+    return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(word)), shifts),
+                            _mm256_set1_epi32(15));
+  };
+  // The pack works within 128-bit lanes; an index counts 64 bits.
+  const __m256i both = _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(codes_of(first), codes_of(second)), _MM_SHUFFLE(3, 1, 2, 0));
+  const __m256i wide = _mm256_slli_epi16(both, 4);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to_first), _mm256_castsi256_si128(wide));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to_second), _mm256_extracti128_si256(wide, 1));
+}
+
 // 16 channels of the counters [8 pixels, kLanes] -> [16, pitch].
 template <std::int32_t kLanes>
 void transpose_counters(const std::uint16_t* counters, std::uint16_t* out, std::int64_t pitch) {
@@ -177,6 +193,21 @@ class ChannelPlan final : public BinaryConvPlan {
               static_cast<std::uint16_t>(kPaddingTable * kCodeStep));
   }
 
+  void pack_signs(std::int32_t unit, const std::uint32_t* words, void* workspace) const override {
+    static_assert(kPlanesPerUnit == kCodesPerWord);
+    auto* const activations = static_cast<std::uint16_t*>(workspace) + unit * kPlanesPerUnit;
+    words += unit * image_;
+    // Two at a time, the second perhaps the same.
+    for (std::int64_t pixel = 0; pixel < image_; pixel += 2) {
+      const std::int64_t second = std::min(pixel + 1, image_ - 1);
+      store_codes(words[pixel], words[second], activations + pixel * pitch_,
+                  activations + second * pitch_);
+    }
+    std::uint16_t* const padding = activations + image_ * pitch_;
+    std::fill(padding, padding + kPlanesPerUnit,
+              static_cast<std::uint16_t>(kPaddingTable * kCodeStep));
+  }
+
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
     run_unit(unit, workspace, {y, epilogue.residual},
@@ -184,6 +215,20 @@ class ChannelPlan final : public BinaryConvPlan {
                  const std::uint16_t* counters) {
                const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
                store_channel(epilogue, co, {start, count}, counters, valid_.data() + pixel, y);
+             });
+  }
+
+  // A tile of channels has whole words of them.
+  std::int32_t sign_units() const override { return conv_units(); }
+
+  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignEpilogue& epilogue,
+                         std::uint32_t* words) const override {
+    static_assert(kLanesPerTile % 32 == 0);
+    run_unit(unit, workspace, {},
+             [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
+                 const std::uint16_t* counters) {
+               store_signs(epilogue, co, pixels_, {pixel, count}, counters, valid_.data() + pixel,
+                           words);
              });
   }
 

@@ -23,6 +23,13 @@ constexpr std::int64_t kPixels = 32;  // of one vector of bytes
 // In pixels. What the processor fetches by itself ends with each page, of 1024.
 constexpr std::int64_t kFetchAhead = 1024;
 
+// Packs two packed pairs of 8 numbers: the packs work within 128-bit lanes, and this puts the
+// groups of four pixels in order.
+__m256i in_order(__m256i low, __m256i high) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+}
+
 // Byte i is 0xff where x[i] >= threshold; a NaN is not.
 __m256i compare(const float* x, __m256 threshold) {
   const auto at_least = [&](int i) {
@@ -30,9 +37,7 @@ __m256i compare(const float* x, __m256 threshold) {
   };
   const __m256i low = _mm256_packs_epi32(at_least(0), at_least(1));
   const __m256i high = _mm256_packs_epi32(at_least(2), at_least(3));
-  // The packs work within 128-bit lanes; this puts the groups of four pixels in order.
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+  return in_order(low, high);
 }
 
 __m256i load(const std::uint8_t* bytes) {
@@ -60,6 +65,23 @@ struct Encoder {
         codes[i] = code_of(x + i, pixels, channels, threshold);
       });
     }
+  }
+
+  static void extract(const std::uint32_t* words, std::int64_t pixels, std::int32_t nibble,
+                      std::uint8_t* codes) {
+    const __m128i shift = _mm_cvtsi32_si128(kChannelsPerCode * nibble);
+    const auto some = [&](std::int64_t i) {
+      const auto at = [&](int j) {
+        const auto* from = reinterpret_cast<const __m256i*>(words + i + 8 * j);
+        return _mm256_and_si256(_mm256_srl_epi32(_mm256_loadu_si256(from), shift),
+                                _mm256_set1_epi32(15));
+      };
+      const __m256i code =
+          in_order(_mm256_packs_epi32(at(0), at(1)), _mm256_packs_epi32(at(2), at(3)));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), code);
+    };
+    for_pixels<kPixels>(pixels, some,
+                        [&](std::int64_t i) { codes[i] = code_in(words[i], nibble); });
   }
 
   static void split(const std::uint8_t* codes, std::uint8_t* even, std::uint8_t* odd) {
@@ -90,6 +112,12 @@ void pack_plane(const ConvShape& shape, const LookupLayout& layout, const float*
                 std::int32_t channels, const float* threshold, std::uint8_t* scratch,
                 std::uint8_t* plane) {
   pack_codes<Encoder>(shape, layout, x, channels, threshold, scratch, plane);
+}
+
+void pack_plane_of_signs(const ConvShape& shape, const LookupLayout& layout,
+                         const std::uint32_t* words, std::int32_t nibble, std::uint8_t* scratch,
+                         std::uint8_t* plane) {
+  pack_codes_of_signs<Encoder>(shape, layout, words, nibble, scratch, plane);
 }
 
 }  // namespace avx2

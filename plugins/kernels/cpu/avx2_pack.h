@@ -22,6 +22,11 @@ void pack_plane(const ConvShape& shape, const LookupLayout& layout, const float*
                 std::int32_t channels, const float* threshold, std::uint8_t* scratch,
                 std::uint8_t* plane);
 
+// words: of signs, [H, W]; see lookup_pack.h.
+void pack_plane_of_signs(const ConvShape& shape, const LookupLayout& layout,
+                         const std::uint32_t* words, std::int32_t nibble, std::uint8_t* scratch,
+                         std::uint8_t* plane);
+
 }  // namespace avx2
 }  // namespace cpu
 }  // namespace bitexport

@@ -32,6 +32,7 @@ struct Vector {
   static Bytes add_shifted(Bytes sums, Bytes a) { return add(sums, _mm256_srli_epi16(a, 4)); }
 
   static constexpr auto pack_plane = avx2::pack_plane;
+  static constexpr auto pack_plane_of_signs = avx2::pack_plane_of_signs;
 
   // Takes the sums of the two channels apart (see lookup_inner.h) and adds up those of the odd
   // pixels, and as numbers of 16 bits those of both.

@@ -57,6 +57,7 @@ struct Vector {
   static Bytes add_shifted(Bytes sums, Bytes a) { return add(sums, _mm512_srli_epi16(a, 4)); }
 
   static constexpr auto pack_plane = avx2::pack_plane;
+  static constexpr auto pack_plane_of_signs = avx2::pack_plane_of_signs;
 
   // Takes the four sums of each pair of bytes apart; see lookup_inner.h.
   template <bool kFirst>

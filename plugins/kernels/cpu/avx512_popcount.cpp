@@ -41,6 +41,7 @@ constexpr std::int32_t kMostVectors = 4;       // of pixels, in a tile
 constexpr std::int64_t kTileBytes = 24 << 10;  // the first cache has 32 KB at least
 
 constexpr std::int32_t kLanes = 16;  // of 32 bits in a vector
+constexpr std::int32_t kWordBlocks = kWordChannels<std::uint32_t> / kWeightBlock;
 
 // Vectors of 16 pixels, 32 channels each.
 struct Words32 {
@@ -119,7 +120,8 @@ class PopcountPlan final : public BinaryConvPlan {
         tiles_(divided_up(pixels_, vectors_ * Words::kPixels)),
         direct_(shape.taps() == 1 && shape.vertical.stride == 1 && shape.horizontal.stride == 1 &&
                 layout_.row == shape.horizontal.size && layout_.rows == shape.vertical.size),
-        units_(shape, layout_, tiles_, weights_->blocks),
+        units_(shape, layout_, tiles_, weights_->blocks, 1),
+        sign_units_(shape, layout_, tiles_, weights_->blocks, kWordBlocks),
         streamed_(is_streamed(pixels_, shape.out_channels)),
         border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
         runs_(output_runs(shape, layout_, vectors_ * Words::kPixels)) {}
@@ -131,18 +133,27 @@ class PopcountPlan final : public BinaryConvPlan {
   std::int32_t pack_units() const override { return units_.pack_units(); }
   std::int32_t conv_units() const override { return units_.conv_units(); }
 
+  std::int32_t sign_units() const override { return sign_units_.conv_units(); }
+
   void pack(std::int32_t unit, const float* x, const float* threshold,
             void* workspace) const override {
     const std::int32_t plane = unit % units_.planes;
-    const std::int32_t row = unit / units_.planes * units_.pack_rows;
     const std::int32_t group = plane / layout_.planes_per_group;
     const std::int32_t first = plane % layout_.planes_per_group * kWordChannels<Word>;
     const std::int32_t channel = group * shape_.in_channels_per_group() + first;
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
-    avx512::pack_rows(
-        shape_, layout_, {row, std::min(shape_.vertical.size, row + units_.pack_rows)},
-        x + channel * image, std::min(kWordChannels<Word>, shape_.in_channels_per_group() - first),
-        threshold + channel, static_cast<Word*>(workspace) + plane * layout_.plane);
+    avx512::pack_rows(shape_, layout_, rows_of(unit), x + channel * image,
+                      std::min(kWordChannels<Word>, shape_.in_channels_per_group() - first),
+                      threshold + channel, static_cast<Word*>(workspace) + plane * layout_.plane);
+  }
+
+  void pack_signs(std::int32_t unit, const std::uint32_t* words, void* workspace) const override {
+    constexpr std::int32_t kWords = sizeof(Word) / sizeof(*words);
+    const std::int32_t plane = unit % units_.planes;
+    const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
+    avx512::pack_rows_of_signs(shape_, layout_, rows_of(unit), words + plane * kWords * image,
+                               std::min(kWords, shape_.words_per_tap() - plane * kWords),
+                               static_cast<Word*>(workspace) + plane * layout_.plane);
   }
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
@@ -152,15 +163,32 @@ class PopcountPlan final : public BinaryConvPlan {
     });
   }
 
+  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignEpilogue& epilogue,
+                         std::uint32_t* words) const override {
+    run_unit(unit, sign_units_, workspace, {}, SignStore{epilogue, words});
+  }
+
   void accumulate(std::int32_t unit, const void* workspace,
                   std::int32_t* accumulators) const override {
-    run_unit(unit, workspace, {},
+    run_unit(unit, units_, workspace, {},
              [&](std::int32_t, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
                _mm512_mask_storeu_epi32(accumulators + index, lanes, accumulator);
              });
   }
 
  private:
+  // Stands for what else is called for each vector of accumulators.
+  struct SignStore {
+    SignEpilogue epilogue;
+    std::uint32_t* words;  // [ceil(Co / 32), Ho, Wo]
+  };
+
+  // Of the image, of a unit of packing.
+  avx512::RowRange rows_of(std::int32_t unit) const {
+    const std::int32_t row = unit / units_.planes * units_.pack_rows;
+    return {row, std::min(shape_.vertical.size, row + units_.pack_rows)};
+  }
+
   // The epilogue by value: what a compiler reads through references it reads again after each write
   // to Y.
   template <Activation kActivation>
@@ -173,13 +201,13 @@ class PopcountPlan final : public BinaryConvPlan {
     };
     const Streams streams = {y, epilogue.residual};
     if (epilogue.residual == nullptr) {
-      run_unit(unit, workspace, streams,
+      run_unit(unit, units_, workspace, streams,
                [=](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
                  const __m512 t = sum_of(co, accumulator);
                  _mm512_mask_storeu_ps(y + index, lanes, activated<kActivation>(epilogue, co, t));
                });
     } else {
-      run_unit(unit, workspace, streams,
+      run_unit(unit, units_, workspace, streams,
                [=](std::int32_t co, std::int64_t index, __mmask16 lanes, __m512i accumulator) {
                  const __m512 r = _mm512_maskz_loadu_ps(lanes, epilogue.residual + index);
                  const __m512 t = _mm512_add_ps(sum_of(co, accumulator), r);
@@ -212,22 +240,31 @@ class PopcountPlan final : public BinaryConvPlan {
 
   // Calls store(co, index in [Co, Ho, Wo], lanes, accumulators) for all vectors of a unit.
   template <typename Store>
-  void run_unit(std::int32_t unit, const void* workspace, const Streams& streams,
-                Store store) const {
-    const std::int32_t begin = unit % units_.tile_parts * units_.tiles;
-    const std::int32_t chunk = unit / units_.tile_parts % units_.chunks;
-    const std::int32_t group = unit / units_.tile_parts / units_.chunks;
-    for (std::int32_t tile = begin; tile < std::min(tiles_, begin + units_.tiles); ++tile) {
-      run_tile(tile, chunk, group, workspace, streams, store);
+  void run_unit(std::int32_t unit, const PopcountUnits& units, const void* workspace,
+                const Streams& streams, Store store) const {
+    const std::int32_t begin = unit % units.tile_parts * units.tiles;
+    const std::int32_t chunk = unit / units.tile_parts % units.chunks;
+    const std::int32_t group = unit / units.tile_parts / units.chunks;
+    const std::int32_t block = chunk * units.blocks;
+    const Blocks blocks = {group, block, std::min(weights_->blocks, block + units.blocks)};
+    for (std::int32_t tile = begin; tile < std::min(tiles_, begin + units.tiles); ++tile) {
+      run_tile(tile, blocks, workspace, streams, store);
     }
   }
 
+  // Of output channels.
+  struct Blocks {
+    std::int32_t group;
+    std::int32_t first;
+    std::int32_t end;
+  };
+
   template <typename Store>
-  void run_tile(std::int32_t tile, std::int32_t chunk, std::int32_t group, const void* workspace,
+  void run_tile(std::int32_t tile, const Blocks& blocks, const void* workspace,
                 const Streams& streams, Store store) const {
     const std::int32_t first = tile * vectors_ * Words::kPixels;
     const Word* planes = static_cast<const Word*>(workspace) +
-                         std::int64_t{group} * layout_.planes_per_group * layout_.plane;
+                         std::int64_t{blocks.group} * layout_.planes_per_group * layout_.plane;
     // The last tile may be narrower.
     const std::int32_t vectors = std::min(vectors_, divided_up(pixels_ - first, Words::kPixels));
     std::vector<Word> far;
@@ -244,8 +281,7 @@ class PopcountPlan final : public BinaryConvPlan {
       gather(planes, runs_[static_cast<std::size_t>(tile)], pitch, tile_words);
       words = tile_words;
     }
-    const Place place = {group, first, chunk * units_.blocks,
-                         std::min(weights_->blocks, (chunk + 1) * units_.blocks)};
+    const Place place = {first, blocks};
     switch (vectors) {
       case 1:
         return run_blocks<1, 8>(words, pitch, place, streams, store);
@@ -259,10 +295,8 @@ class PopcountPlan final : public BinaryConvPlan {
   }
 
   struct Place {
-    std::int32_t group;
     std::int32_t pixel;
-    std::int32_t first_block;
-    std::int32_t end_block;
+    Blocks blocks;
   };
 
   template <int kVectors, int kChannels, typename Store>
@@ -270,10 +304,11 @@ class PopcountPlan final : public BinaryConvPlan {
                   Store store) const {
     const std::int32_t channels = shape_.out_channels_per_group();
     const Pixels<kVectors> pixels(*this, place.pixel);
-    for (std::int32_t block = place.first_block; block < place.end_block; ++block) {
+    for (std::int32_t block = place.blocks.first; block < place.blocks.end; ++block) {
       if (streamed_ && streams.y != nullptr) {
         // What the next block writes, while this one is computed.
-        const std::int64_t next = place.group * channels + std::int64_t{block + 1} * kWeightBlock;
+        const std::int64_t next =
+            place.blocks.group * channels + std::int64_t{block + 1} * kWeightBlock;
         fetch_ahead(streams, {next * pixels_ + place.pixel, kVectors * Words::kPixels, kWeightBlock,
                               pixels_});
       }
@@ -281,10 +316,9 @@ class PopcountPlan final : public BinaryConvPlan {
         const std::int32_t within = block * kWeightBlock + part;
         __m512i sums[kChannels][kVectors];
         count_mismatches<Words, kVectors, kChannels>(
-            words, pitch, weights_->block(place.group, block) + part, weights_->rows, sums);
-        for (int i = 0; i < kChannels && within + i < channels; ++i) {
-          finish(place.group * channels + within + i, pixels, sums[i], store);
-        }
+            words, pitch, weights_->block(place.blocks.group, block) + part, weights_->rows, sums);
+        finish(place.blocks.group * channels + within, std::min(kChannels, channels - within),
+               pixels, sums, store);
       }
     }
   }
@@ -315,13 +349,58 @@ class PopcountPlan final : public BinaryConvPlan {
     }
   };
 
-  // Makes accumulators of an output channel's mismatches.
-  template <int kVectors, typename Store>
-  void finish(std::int32_t co, const Pixels<kVectors>& pixels, const __m512i (&sums)[kVectors],
-              Store store) const {
+  // Calls store for `count` output channels from co on, which may be none.
+  template <int kVectors, int kChannels, typename Store>
+  void finish(std::int32_t co, std::int32_t count, const Pixels<kVectors>& pixels,
+              const __m512i (&sums)[kChannels][kVectors], Store store) const {
+    for (int i = 0; i < kChannels && i < count; ++i) {
+      const std::int64_t index = (co + i) * pixels.channel + pixels.first;
+      for_accumulators(co + i, pixels, sums[i],
+                       [&](int v, __m512i accumulator) __attribute__((always_inline)) {
+                         store(co + i, index + v * kLanes, pixels.lanes[v], accumulator);
+                       });
+    }
+  }
+
+  // Puts their bits into words, which the first channel of a word begins.
+  template <int kVectors, int kChannels>
+  void finish(std::int32_t co, std::int32_t count, const Pixels<kVectors>& pixels,
+              const __m512i (&sums)[kChannels][kVectors], const SignStore& store) const {
+    static_assert(kWordChannels<std::uint32_t> % kChannels == 0);
+    if (count <= 0) return;
+    __m512i bits[Pixels<kVectors>::kCount];
+    for (__m512i& some : bits) some = _mm512_setzero_si512();
+    for (int i = 0; i < kChannels && i < count; ++i) {
+      const __m512 scale = _mm512_set1_ps(store.epilogue.scale[co + i]);
+      const __m512 bias = _mm512_set1_ps(store.epilogue.bias[co + i]);
+      const __m512 next = _mm512_set1_ps(store.epilogue.next[co + i]);
+      const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << ((co + i) % 32)));
+      for_accumulators(
+          co + i, pixels, sums[i], [&](int v, __m512i accumulator) __attribute__((always_inline)) {
+            const __m512 t =
+                _mm512_add_ps(_mm512_mul_ps(scale, _mm512_cvtepi32_ps(accumulator)), bias);
+            const __mmask16 above = _mm512_cmp_ps_mask(t, next, _CMP_GE_OQ);
+            bits[v] = _mm512_mask_or_epi32(bits[v], above, bits[v], bit);
+          });
+    }
+    std::uint32_t* const words = store.words + co / 32 * pixels.channel + pixels.first;
+    for (int v = 0; v < Pixels<kVectors>::kCount; ++v) {
+      if (co % 32 != 0) {
+        bits[v] =
+            _mm512_or_si512(bits[v], _mm512_maskz_loadu_epi32(pixels.lanes[v], words + v * kLanes));
+      }
+      _mm512_mask_storeu_epi32(words + v * kLanes, pixels.lanes[v], bits[v]);
+    }
+  }
+
+  // Makes accumulators of an output channel's mismatches: calls visit(i, those of vector i).
+  template <int kVectors, typename Visit>
+  __attribute__((always_inline)) void for_accumulators(std::int32_t co,
+                                                       const Pixels<kVectors>& pixels,
+                                                       const __m512i (&sums)[kVectors],
+                                                       Visit visit) const {
     const std::int32_t* corrections = pixels.corrections + co * pixels.pitch;
-    const std::int64_t index = co * pixels.channel + pixels.first;
-    const auto one = [&](auto constant) {
+    const auto one = [&](auto constant) __attribute__((always_inline)) {
       constexpr int i = decltype(constant)::value;
       if constexpr (i < Pixels<kVectors>::kCount) {
         const __m512i correction =
@@ -329,8 +408,7 @@ class PopcountPlan final : public BinaryConvPlan {
                 ? _mm512_permutexvar_epi32(pixels.classes[i], _mm512_loadu_si512(corrections))
                 : _mm512_i32gather_epi32(pixels.classes[i], corrections, sizeof(*corrections));
         const __m512i mismatches = Words::template to_int32<i>(sums);
-        store(co, index + i * kLanes, pixels.lanes[i],
-              _mm512_sub_epi32(correction, _mm512_add_epi32(mismatches, mismatches)));
+        visit(i, _mm512_sub_epi32(correction, _mm512_add_epi32(mismatches, mismatches)));
       }
     };
     one(std::integral_constant<int, 0>{});
@@ -362,7 +440,8 @@ class PopcountPlan final : public BinaryConvPlan {
   std::int32_t tiles_;
   bool direct_;  // a plane is a row of every tile
   PopcountUnits units_;
-  bool streamed_;  // Y is, see kStreamedBytes
+  PopcountUnits sign_units_;  // for signs: a word's channels are in one chunk
+  bool streamed_;             // Y is, see kStreamedBytes
   BorderCorrections border_;
   std::vector<Runs> runs_;  // of every tile
 };

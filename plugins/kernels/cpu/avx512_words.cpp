@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/cpu/target.h"
 
@@ -51,6 +52,16 @@ void encode(const float* x, std::int64_t image, std::int32_t channels, const flo
   }
 }
 
+// Puts the halves of kLanes wide words together.
+void interleave(__m512i low, __m512i high, std::uint64_t* out) {
+  // Index 16 + i is lane i of the second vector.
+  const __m512i begin = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i end =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi32(low, begin, high));
+  _mm512_storeu_si512(out + kLanes / 2, _mm512_permutex2var_epi32(low, end, high));
+}
+
 // Words of kPixels pixels from x on; out has room for all.
 template <bool kStreamed>
 void encode_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
@@ -68,14 +79,26 @@ void encode_words(const float* x, std::int64_t image, std::int32_t channels, con
   const std::int32_t first = std::min(channels, kWordBits);
   encode<kStreamed>(x, image, first, threshold, lanes, low);
   encode<kStreamed>(x + first * image, image, channels - first, threshold + first, lanes, high);
-  // Index 16 + i is lane i of the second vector.
-  const __m512i begin = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i end =
-      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  for (int v = 0; v < kVectors; ++v) interleave(low[v], high[v], out + v * kLanes);
+}
+
+// The words of kPixels pixels of `planes` planes of signs (1, or 2 for a wide word), from `words`
+// on.
+void join_words(const std::uint32_t* words, std::int64_t, std::int32_t,
+                const __mmask16 (&lanes)[kVectors], std::uint32_t* out) {
   for (int v = 0; v < kVectors; ++v) {
-    _mm512_storeu_si512(out + v * kLanes, _mm512_permutex2var_epi32(low[v], begin, high[v]));
-    _mm512_storeu_si512(out + v * kLanes + kLanes / 2,
-                        _mm512_permutex2var_epi32(low[v], end, high[v]));
+    _mm512_storeu_si512(out + v * kLanes, _mm512_maskz_loadu_epi32(lanes[v], words + v * kLanes));
+  }
+}
+
+void join_words(const std::uint32_t* words, std::int64_t image, std::int32_t planes,
+                const __mmask16 (&lanes)[kVectors], std::uint64_t* out) {
+  for (int v = 0; v < kVectors; ++v) {
+    const __m512i low = _mm512_maskz_loadu_epi32(lanes[v], words + v * kLanes);
+    const __m512i high = planes < 2
+                             ? _mm512_setzero_si512()
+                             : _mm512_maskz_loadu_epi32(lanes[v], words + image + v * kLanes);
+    interleave(low, high, out + v * kLanes);
   }
 }
 
@@ -103,11 +126,11 @@ void clear(const PlaneLayout& layout, std::int64_t first, std::int64_t end, Word
               static_cast<std::size_t>((end - first) * layout.row) * sizeof(Word));
 }
 
-template <bool kStreamed, typename Word>
-void pack(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
-          std::int32_t channels, const float* threshold, Word* plane) {
+// encode(pixel, lanes, words) makes the words of kPixels pixels from `pixel` on.
+template <typename Word, typename Encode>
+void pack(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, Word* plane,
+          Encode encode) {
   const std::int32_t width = shape.horizontal.size;
-  const std::int64_t image = std::int64_t{shape.vertical.size} * width;
   const std::int64_t pad = shape.vertical.pad_begin;
   const bool last = rows.end == shape.vertical.size;
   if (layout.row != width || layout.rows != shape.vertical.size) {
@@ -121,7 +144,7 @@ void pack(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, cons
     __mmask16 lanes[kVectors];
     for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(end - pixel - v * kLanes);
     alignas(64) Word words[kPixels];
-    encode_words<kStreamed>(x + pixel, image, channels, threshold, lanes, words);
+    encode(pixel, lanes, words);
     const auto count = static_cast<std::int32_t>(std::min<std::int64_t>(kPixels, end - pixel));
     for (std::int32_t done = 0; done < count;) {
       const std::int32_t some = std::min(count - done, width - column);
@@ -140,11 +163,28 @@ template <typename Word>
 void pack_some(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
                std::int32_t channels, const float* threshold, Word* plane) {
   const std::int64_t image = std::int64_t{shape.vertical.size} * shape.horizontal.size;
+  const auto pack_as = [&](auto streamed) {
+    pack(shape, layout, rows, plane,
+         [=](std::int64_t pixel, const __mmask16(&lanes)[kVectors], Word* words) {
+           encode_words<decltype(streamed)::value>(x + pixel, image, channels, threshold, lanes,
+                                                   words);
+         });
+  };
   if (is_streamed(image, shape.in_channels)) {
-    pack<true>(shape, layout, rows, x, channels, threshold, plane);
+    pack_as(std::true_type{});
   } else {
-    pack<false>(shape, layout, rows, x, channels, threshold, plane);
+    pack_as(std::false_type{});
   }
+}
+
+template <typename Word>
+void pack_words(const ConvShape& shape, const PlaneLayout& layout, RowRange rows,
+                const std::uint32_t* words, std::int32_t planes, Word* plane) {
+  const std::int64_t image = std::int64_t{shape.vertical.size} * shape.horizontal.size;
+  pack(shape, layout, rows, plane,
+       [=](std::int64_t pixel, const __mmask16(&lanes)[kVectors], Word* out) {
+         join_words(words + pixel, image, planes, lanes, out);
+       });
 }
 
 }  // namespace
@@ -157,6 +197,16 @@ void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows,
 void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
                std::int32_t channels, const float* threshold, std::uint64_t* plane) {
   pack_some(shape, layout, rows, x, channels, threshold, plane);
+}
+
+void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRange rows,
+                        const std::uint32_t* words, std::int32_t planes, std::uint32_t* plane) {
+  pack_words(shape, layout, rows, words, planes, plane);
+}
+
+void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRange rows,
+                        const std::uint32_t* words, std::int32_t planes, std::uint64_t* plane) {
+  pack_words(shape, layout, rows, words, planes, plane);
 }
 
 }  // namespace avx512

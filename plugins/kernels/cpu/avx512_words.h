@@ -28,6 +28,12 @@ void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows,
 void pack_rows(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, const float* x,
                std::int32_t channels, const float* threshold, std::uint64_t* plane);
 
+// As pack_rows, from the plane's `planes` (1, or 2 of a wide word) planes of signs, [H, W] each.
+void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRange rows,
+                        const std::uint32_t* words, std::int32_t planes, std::uint32_t* plane);
+void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRange rows,
+                        const std::uint32_t* words, std::int32_t planes, std::uint64_t* plane);
+
 }  // namespace avx512
 }  // namespace cpu
 }  // namespace bitexport

@@ -32,6 +32,14 @@ struct Epilogue {
   float high = 0.0f;             // of kClip
 };
 
+// Signs of scale * accumulator + bias for another binary convolution: +1 where it is at or above
+// `next`, a NaN is not.
+struct SignEpilogue {
+  const float* scale;  // [Co]
+  const float* bias;   // [Co]
+  const float* next;   // [Co]
+};
+
 // The work on images of one size.
 class BinaryConvPlan {
  public:
@@ -50,9 +58,20 @@ class BinaryConvPlan {
   virtual void pack(std::int32_t unit, const float* x, const float* threshold,
                     void* workspace) const = 0;
 
+  // As pack, from words [ceil(Ci / 32), H, W] (core/sign_planes.h) of one group of kFewestSigns
+  // channels or more.
+  virtual void pack_signs(std::int32_t unit, const std::uint32_t* words, void* workspace) const = 0;
+
   // Computes a part of y [Co, Ho, Wo].
   virtual void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                         float* y) const = 0;
+
+  // Units of convolve_to_signs, of which no two write one word.
+  virtual std::int32_t sign_units() const = 0;
+
+  // Computes a part of words [ceil(Co / 32), Ho, Wo] (core/sign_planes.h), of one group.
+  virtual void convolve_to_signs(std::int32_t unit, const void* workspace,
+                                 const SignEpilogue& epilogue, std::uint32_t* words) const = 0;
 
   // As convolve, but the bare accumulators [Co, Ho, Wo].
   virtual void accumulate(std::int32_t unit, const void* workspace,

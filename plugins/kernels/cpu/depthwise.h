@@ -57,6 +57,11 @@ class DepthwisePlan final : public BinaryConvPlan {
     }
   }
 
+  // One group of channels is one channel here.
+  void pack_signs(std::int32_t, const std::uint32_t*, void*) const override {
+    throw std::logic_error("a depthwise convolution takes no signs");
+  }
+
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
     with_activation(epilogue, [&](auto activation) {
@@ -66,6 +71,26 @@ class DepthwisePlan final : public BinaryConvPlan {
       }
       convolve_and_add<kActivation, true>(unit, workspace, epilogue, y);
     });
+  }
+
+  // All at once: networks begin no chain with one channel.
+  std::int32_t sign_units() const override { return 1; }
+
+  void convolve_to_signs(std::int32_t, const void* workspace, const SignEpilogue& epilogue,
+                         std::uint32_t* words) const override {
+    for (std::int32_t unit = 0; unit < conv_units(); ++unit) {
+      run_unit(unit, workspace, [&](std::int32_t co, const Piece& piece, const std::int8_t* sums) {
+        const ChannelEpilogue<Activation::kNone> channel(epilogue, co);
+        const std::uint32_t bit = 1u << (co % 32);
+        std::uint32_t* out = words + std::int64_t{co / 32} * pixels_ + piece.first;
+        for (std::int32_t row = 0; row < piece.rows; ++row, sums += layout_.pitch) {
+          for (std::int32_t i = 0; i < piece.columns; ++i, ++out) {
+            const bool positive = channel.sum(static_cast<float>(sums[i])) >= epilogue.next[co];
+            *out = (co % 32 == 0 ? 0u : *out) | (positive ? bit : 0u);
+          }
+        }
+      });
+    }
   }
 
   void accumulate(std::int32_t unit, const void* workspace,

@@ -24,6 +24,7 @@ namespace cpu {
 
 // The codes of the look-up kernels: four channels, and 0x80 on the padding around the image.
 inline constexpr std::int32_t kChannelsPerCode = 4;
+inline constexpr std::int32_t kCodesPerWord = 8;  // of signs, see core/sign_planes.h
 inline constexpr std::uint8_t kPaddingCode = 0x80;
 
 // Copies move whole vectors: so many codes may be read or written past the last one.

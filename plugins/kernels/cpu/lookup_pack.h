@@ -16,7 +16,12 @@
 //     static void merge(const std::uint8_t* codes, const std::uint8_t* mask, std::int64_t count,
 //                       std::uint8_t* out)
 //
-// which writes codes | mask, in whole vectors of at most kCodeSlack bytes.
+// which writes codes | mask, in whole vectors of at most kCodeSlack bytes, and
+//
+//     static void extract(const std::uint32_t* words, std::int64_t pixels, std::int32_t nibble,
+//                         std::uint8_t* codes)
+//
+// which writes bits 4 * nibble to 4 * nibble + 3 of every word.
 
 namespace bitexport {
 namespace cpu {
@@ -66,16 +71,18 @@ void sort_columns(const ConvShape& shape, const LookupLayout& layout, const std:
   }
 }
 
-// x: `channels` (at most 4) images [H, W], one after the other; threshold [channels].
+// The code of one pixel in a word of signs.
+std::uint8_t code_in(std::uint32_t word, std::int32_t nibble) {
+  return static_cast<std::uint8_t>(word >> (kChannelsPerCode * nibble) & 15u);
+}
+
+// Lays the codes of an image out, which lie at layout.image_offset() of the scratch.
 // scratch: layout.scratch_bytes(). plane: layout.plane_bytes().
 template <typename Encoder>
-void pack_codes(const ConvShape& shape, const LookupLayout& layout, const float* x,
-                std::int32_t channels, const float* threshold, std::uint8_t* scratch,
-                std::uint8_t* plane) {
+void lay_out(const ConvShape& shape, const LookupLayout& layout, std::uint8_t* scratch,
+             std::uint8_t* plane) {
   const ConvAxis& vertical = shape.vertical;
-  std::uint8_t* image = scratch + layout.image_offset();
-  Encoder::encode(x, std::int64_t{vertical.size} * shape.horizontal.size, channels, threshold,
-                  image);
+  const std::uint8_t* image = scratch + layout.image_offset();
   if (shape.horizontal.stride > 1) {
     sort_columns<Encoder>(shape, layout, image, scratch + layout.sorted_offset());
   }
@@ -99,6 +106,26 @@ void pack_codes(const ConvShape& shape, const LookupLayout& layout, const float*
                   static_cast<std::size_t>((layout.rows() - end) * width));
     }
   }
+}
+
+// x: `channels` (at most 4) images [H, W], one after the other; threshold [channels].
+template <typename Encoder>
+void pack_codes(const ConvShape& shape, const LookupLayout& layout, const float* x,
+                std::int32_t channels, const float* threshold, std::uint8_t* scratch,
+                std::uint8_t* plane) {
+  Encoder::encode(x, std::int64_t{shape.vertical.size} * shape.horizontal.size, channels, threshold,
+                  scratch + layout.image_offset());
+  lay_out<Encoder>(shape, layout, scratch, plane);
+}
+
+// words: of signs, [H, W].
+template <typename Encoder>
+void pack_codes_of_signs(const ConvShape& shape, const LookupLayout& layout,
+                         const std::uint32_t* words, std::int32_t nibble, std::uint8_t* scratch,
+                         std::uint8_t* plane) {
+  Encoder::extract(words, std::int64_t{shape.vertical.size} * shape.horizontal.size, nibble,
+                   scratch + layout.image_offset());
+  lay_out<Encoder>(shape, layout, scratch, plane);
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ constexpr std::int32_t kBlockBytes = 24 << 10;  // of codes; the first cache has
 // A small image is divided by its output channels, so that some threads have work.
 constexpr std::int32_t kFewestUnits = 4;
 constexpr std::int32_t kCounters = 32 << 10;  // of a unit
+constexpr std::int32_t kWordPairs = 16;       // of output channels, in a word of signs
 
 template <typename Vector>
 class LookupPlan final : public BinaryConvPlan {
@@ -36,9 +37,8 @@ class LookupPlan final : public BinaryConvPlan {
         pixels_(output_pixels(shape)),
         vectors_(std::min(kMostVectors, divided_up(pixels_, Vector::kPixels))),
         tiles_(divided_up(pixels_, vectors_ * Vector::kPixels)),
-        pairs_(std::min(kCounters / (2 * vectors_ * Vector::kPixels),
-                        divided_up(weights_->pairs * tiles_, kFewestUnits))),
-        chunks_(divided_up(weights_->pairs, pairs_)),
+        whole_(chunks_of(1)),
+        words_(chunks_of(kWordPairs)),
         streamed_(is_streamed(pixels_, shape.out_channels)),
         valid_(valid_inputs(shape, tiles_ * vectors_ * Vector::kPixels)) {
     for (std::int32_t tap = 0; tap < shape.taps(); ++tap) {
@@ -50,7 +50,8 @@ class LookupPlan final : public BinaryConvPlan {
     return static_cast<std::size_t>(planes() * (layout_.plane_bytes() + layout_.scratch_bytes()));
   }
   std::int32_t pack_units() const override { return planes(); }
-  std::int32_t conv_units() const override { return shape_.group * chunks_ * tiles_; }
+  std::int32_t conv_units() const override { return shape_.group * whole_.count * tiles_; }
+  std::int32_t sign_units() const override { return words_.count * tiles_; }
 
   void pack(std::int32_t plane, const float* x, const float* threshold,
             void* workspace) const override {
@@ -60,16 +61,20 @@ class LookupPlan final : public BinaryConvPlan {
     const std::int32_t channels =
         std::min(kChannelsPerCode, shape_.in_channels_per_group() - first);
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
-    auto* codes = static_cast<std::uint8_t*>(workspace);
-    std::uint8_t* scratch =
-        codes + planes() * layout_.plane_bytes() + plane * layout_.scratch_bytes();
-    Vector::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel, scratch,
-                       codes + plane * layout_.plane_bytes());
+    Vector::pack_plane(shape_, layout_, x + channel * image, channels, threshold + channel,
+                       plane_scratch(plane, workspace), plane_codes(plane, workspace));
+  }
+
+  void pack_signs(std::int32_t plane, const std::uint32_t* words, void* workspace) const override {
+    const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
+    Vector::pack_plane_of_signs(shape_, layout_, words + plane / kCodesPerWord * image,
+                                plane % kCodesPerWord, plane_scratch(plane, workspace),
+                                plane_codes(plane, workspace));
   }
 
   void convolve(std::int32_t unit, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
-    run_unit(unit, workspace, {y, epilogue.residual},
+    run_unit(unit, whole_, workspace, {y, epilogue.residual},
              [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
                  const std::uint16_t* counters) {
                const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
@@ -77,9 +82,19 @@ class LookupPlan final : public BinaryConvPlan {
              });
   }
 
+  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignEpilogue& epilogue,
+                         std::uint32_t* words) const override {
+    run_unit(unit, words_, workspace, {},
+             [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
+                 const std::uint16_t* counters) {
+               store_signs(epilogue, co, pixels_, {pixel, count}, counters, valid_.data() + pixel,
+                           words);
+             });
+  }
+
   void accumulate(std::int32_t unit, const void* workspace,
                   std::int32_t* accumulators) const override {
-    run_unit(unit, workspace, {},
+    run_unit(unit, whole_, workspace, {},
              [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
                  const std::uint16_t* counters) {
                const std::int64_t start = std::int64_t{co} * pixels_ + pixel;
@@ -88,38 +103,59 @@ class LookupPlan final : public BinaryConvPlan {
   }
 
  private:
+  // Some pairs of output channels of one group are the work of a unit.
+  struct Chunks {
+    std::int32_t pairs;  // of a chunk, at most
+    std::int32_t count;
+  };
+
+  // Each of `multiple` pairs, or some of them; but for the last one.
+  Chunks chunks_of(std::int32_t multiple) const {
+    const std::int32_t most = kCounters / (2 * vectors_ * Vector::kPixels) / multiple;
+    const std::int32_t share = divided_up(weights_->pairs * tiles_, kFewestUnits);
+    const std::int32_t pairs = multiple * std::min(most, divided_up(share, multiple));
+    return {pairs, divided_up(weights_->pairs, pairs)};
+  }
+
+  std::uint8_t* plane_codes(std::int32_t plane, void* workspace) const {
+    return static_cast<std::uint8_t*>(workspace) + plane * layout_.plane_bytes();
+  }
+  std::uint8_t* plane_scratch(std::int32_t plane, void* workspace) const {
+    return plane_codes(planes(), workspace) + plane * layout_.scratch_bytes();
+  }
+
   std::int32_t planes() const { return shape_.group * layout_.planes_per_group(); }
 
   // Calls store(co, first pixel, pixels, counters) for every output channel of a unit.
   template <typename Store>
-  void run_unit(std::int32_t unit, const void* workspace, const Streams& streams,
-                Store store) const {
+  void run_unit(std::int32_t unit, const Chunks& chunks, const void* workspace,
+                const Streams& streams, Store store) const {
     const std::int32_t first = unit % tiles_ * vectors_ * Vector::kPixels;
     // The last tile may be narrower.
     switch (std::min(vectors_, divided_up(pixels_ - first, Vector::kPixels))) {
       case 1:
-        return run_vectors<1>(unit, workspace, streams, store);
+        return run_vectors<1>(unit, chunks, workspace, streams, store);
       case 2:
-        return run_vectors<2>(unit, workspace, streams, store);
+        return run_vectors<2>(unit, chunks, workspace, streams, store);
       case 3:
-        return run_vectors<3>(unit, workspace, streams, store);
+        return run_vectors<3>(unit, chunks, workspace, streams, store);
       default:
-        return run_vectors<kMostVectors>(unit, workspace, streams, store);
+        return run_vectors<kMostVectors>(unit, chunks, workspace, streams, store);
     }
   }
 
   template <int kVectors, typename Store>
-  void run_vectors(std::int32_t unit, const void* workspace, const Streams& streams,
-                   Store store) const {
+  void run_vectors(std::int32_t unit, const Chunks& chunks, const void* workspace,
+                   const Streams& streams, Store store) const {
     constexpr std::int32_t kPixels = kVectors * Vector::kPixels;
     constexpr std::int32_t kBlockRows =
         kBlockBytes / kPixels / (kLookupGroup * kGroupsPerFlush) * (kLookupGroup * kGroupsPerFlush);
     static_assert(kBlockRows > 0);
     const std::int32_t tile = unit % tiles_;
-    const std::int32_t chunk = unit / tiles_ % chunks_;
-    const std::int32_t group = unit / tiles_ / chunks_;
-    const std::int32_t first_pair = chunk * pairs_;
-    const std::int32_t pairs = std::min(pairs_, weights_->pairs - first_pair);
+    const std::int32_t chunk = unit / tiles_ % chunks.count;
+    const std::int32_t group = unit / tiles_ / chunks.count;
+    const std::int32_t first_pair = chunk * chunks.pairs;
+    const std::int32_t pairs = std::min(chunks.pairs, weights_->pairs - first_pair);
     const std::int32_t pixel = tile * vectors_ * Vector::kPixels;
     const std::int32_t channels = shape_.out_channels_per_group();
     const auto* planes = static_cast<const std::uint8_t*>(workspace) +
@@ -179,8 +215,8 @@ class LookupPlan final : public BinaryConvPlan {
   std::int32_t pixels_;   // Ho * Wo
   std::int32_t vectors_;  // of pixels in a tile
   std::int32_t tiles_;
-  std::int32_t pairs_;        // of output channels in a unit, at most
-  std::int32_t chunks_;       // of pairs of output channels
+  Chunks whole_;
+  Chunks words_;              // for signs: a word's channels are in one chunk
   bool streamed_;             // Y is, see streamed.h
   std::vector<float> valid_;  // C * n_valid of every output pixel
   std::vector<std::int64_t> tap_offsets_;

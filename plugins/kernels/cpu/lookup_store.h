@@ -86,6 +86,56 @@ __attribute__((always_inline)) inline void store_channel(const Epilogue& epilogu
   });
 }
 
+// Puts the bits of pixels of output channel co into `words`, theirs in a plane of signs; the first
+// channel of a word begins it.
+template <bool kBegins>
+__attribute__((always_inline)) inline void write_bits(const SignEpilogue& epilogue, std::int32_t co,
+                                                      std::int32_t count,
+                                                      const std::uint16_t* counters,
+                                                      const float* valid, std::uint32_t* words) {
+  const ChannelEpilogue<Activation::kNone> channel(epilogue, co);
+  const float next = epilogue.next[co];
+  const std::uint32_t bit = 1u << (co % 32);
+  std::int32_t i = 0;
+#if defined(BITEXPORT_HAVE_X86)
+  const __m256 scale = _mm256_set1_ps(channel.scale());
+  const __m256 bias = _mm256_set1_ps(channel.bias());
+  const __m256 limit = _mm256_set1_ps(next);
+  const __m256i bits = _mm256_set1_epi32(static_cast<int>(bit));
+  for (; i + 8 <= count; i += 8) {
+    const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(counters + i));
+    const __m256 mismatches = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(narrow));
+    const __m256 accumulator =
+        _mm256_sub_ps(_mm256_loadu_ps(valid + i), _mm256_add_ps(mismatches, mismatches));
+    const __m256 t = _mm256_add_ps(_mm256_mul_ps(scale, accumulator), bias);
+    const __m256i above = _mm256_castps_si256(_mm256_cmp_ps(t, limit, _CMP_GE_OQ));
+    auto* const to = reinterpret_cast<__m256i*>(words + i);
+    const __m256i own = _mm256_and_si256(above, bits);
+    _mm256_storeu_si256(to, kBegins ? own : _mm256_or_si256(_mm256_loadu_si256(to), own));
+  }
+#endif
+  for (; i < count; ++i) {
+    const float t = channel.sum(valid[i] - 2.0f * static_cast<float>(counters[i]));
+    const std::uint32_t own = t >= next ? bit : 0u;
+    words[i] = kBegins ? own : words[i] | own;
+  }
+}
+
+// As store_channel, the bits of their signs. words [ceil(Co / 32), plane]; the first of the pixels
+// is pixel `first` of its plane.
+__attribute__((always_inline)) inline void store_signs(const SignEpilogue& epilogue,
+                                                       std::int32_t co, std::int64_t plane,
+                                                       const Pixels& pixels,
+                                                       const std::uint16_t* counters,
+                                                       const float* valid, std::uint32_t* words) {
+  std::uint32_t* const own = words + co / 32 * plane + pixels.first;
+  if (co % 32 == 0) {
+    write_bits<true>(epilogue, co, pixels.count, counters, valid, own);
+  } else {
+    write_bits<false>(epilogue, co, pixels.count, counters, valid, own);
+  }
+}
+
 // Writes the sums C * n_valid - 2 * mismatches of the pixels to accumulators [Co, Ho, Wo].
 inline void store_accumulators(const Pixels& pixels, const std::uint16_t* counters,
                                const float* valid, std::int32_t* accumulators) {

@@ -67,6 +67,26 @@ struct Vector {
     pack_codes<Vector>(shape, layout, x, channels, threshold, scratch, plane);
   }
 
+  static void pack_plane_of_signs(const ConvShape& shape, const LookupLayout& layout,
+                                  const std::uint32_t* words, std::int32_t nibble,
+                                  std::uint8_t* scratch, std::uint8_t* plane) {
+    pack_codes_of_signs<Vector>(shape, layout, words, nibble, scratch, plane);
+  }
+
+  static void extract(const std::uint32_t* words, std::int64_t pixels, std::int32_t nibble,
+                      std::uint8_t* codes) {
+    const int32x4_t shift = vdupq_n_s32(-kChannelsPerCode * nibble);
+    const auto some = [&](std::int64_t i) {
+      const auto at = [&](int j) { return vshlq_u32(vld1q_u32(words + i + 4 * j), shift); };
+      const uint16x8_t low = vcombine_u16(vmovn_u32(at(0)), vmovn_u32(at(1)));
+      const uint16x8_t high = vcombine_u16(vmovn_u32(at(2)), vmovn_u32(at(3)));
+      const Bytes bytes = vcombine_u8(vmovn_u16(low), vmovn_u16(high));
+      vst1q_u8(codes + i, vandq_u8(bytes, vdupq_n_u8(15)));
+    };
+    for_pixels<kPixels>(pixels, some,
+                        [&](std::int64_t i) { codes[i] = code_in(words[i], nibble); });
+  }
+
   static void encode(const float* x, std::int64_t pixels, std::int32_t channels,
                      const float* threshold, std::uint8_t* codes) {
     const auto some = [&](std::int64_t i) {

@@ -28,14 +28,15 @@ struct PopcountUnits {
   std::int32_t chunks;
   std::int32_t groups;
 
+  // A chunk has a multiple of `block_multiple` blocks, but for the last one.
   PopcountUnits(const ConvShape& shape, const PlaneLayout& layout, std::int32_t all_tiles,
-                std::int32_t all_blocks)
+                std::int32_t all_blocks, std::int32_t block_multiple)
       : planes(shape.group * layout.planes_per_group),
         pack_rows(rows_to_pack(shape)),
         pack_parts(divided_up(shape.vertical.size, pack_rows)),
         tiles(divided_up(all_tiles, kMostTileParts)),
         tile_parts(divided_up(all_tiles, tiles)),
-        blocks(blocks_of_chunk(all_blocks, all_tiles)),
+        blocks(divided_up(blocks_of_chunk(all_blocks, all_tiles), block_multiple) * block_multiple),
         chunks(divided_up(all_blocks, blocks)),
         groups(shape.group) {}
 

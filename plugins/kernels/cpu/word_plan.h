@@ -69,6 +69,21 @@ class WordPlan final : public BinaryConvPlan {
     }
   }
 
+  void pack_signs(std::int32_t row, const std::uint32_t* words, void* workspace) const override {
+    const std::int32_t width = shape_.horizontal.size;
+    const std::int64_t plane = std::int64_t{shape_.vertical.size} * width;
+    auto* out = static_cast<std::uint64_t*>(workspace) + pixel_words() * row * width;
+    const std::uint32_t* in = words + std::int64_t{row} * width;
+    for (std::int32_t column = 0; column < width; ++column) {
+      for (std::int32_t i = 0; i < shape_.words_per_tap(); ++i) {
+        const std::uint64_t word = in[i * plane + column];
+        if (i % 2 == 0) *out = word;
+        if (i % 2 == 1) *out |= word << 32;
+        if (i % 2 == 1 || i + 1 == shape_.words_per_tap()) ++out;
+      }
+    }
+  }
+
   void convolve(std::int32_t row, const void* workspace, const Epilogue& epilogue,
                 float* y) const override {
     with_activation(epilogue, [&](auto activation) {
@@ -78,6 +93,21 @@ class WordPlan final : public BinaryConvPlan {
         y[index] = channel.activated(
             epilogue.residual == nullptr ? value : value + epilogue.residual[index]);
       });
+    });
+  }
+
+  std::int32_t sign_units() const override { return conv_units(); }
+
+  void convolve_to_signs(std::int32_t row, const void* workspace, const SignEpilogue& epilogue,
+                         std::uint32_t* words) const override {
+    const std::int64_t pixels =
+        std::int64_t{shape_.vertical.out_size()} * shape_.horizontal.out_size();
+    for_row(row, workspace, [&](std::int32_t co, std::int64_t index, std::int32_t accumulator) {
+      const float t =
+          ChannelEpilogue<Activation::kNone>(epilogue, co).sum(static_cast<float>(accumulator));
+      std::uint32_t& word = words[index - (std::int64_t{co} - co / 32) * pixels];
+      const std::uint32_t bit = t >= epilogue.next[co] ? 1u << (co % 32) : 0u;
+      word = co % 32 == 0 ? bit : word | bit;
     });
   }
 

@@ -257,8 +257,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Bytes bytes(data, size);
   bitexport_test::host_device().compute_capability =
       kCapabilities[bytes.below(static_cast<int>(std::size(kCapabilities)))];
-  const Node node = bitexport_test::usual_node(
-      bitexport::kOps[bytes.below(static_cast<int>(std::size(bitexport::kOps)))]);
+  const Node node =
+      bitexport_test::usual_node(bitexport::kDeviceOps[bytes.below(bitexport::kDeviceOps.count)]);
   const Fields sound(node);
   const HostileFields hostile(sound, bytes);
   const PluginFieldCollection fields = hostile.collection();

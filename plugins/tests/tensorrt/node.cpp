@@ -107,7 +107,7 @@ Node make_node(const char* op, const ConvArguments& arguments) {
   const int index = bitexport::op_index(op);
   const bitexport::ConvShapeResult result = bitexport::make_conv_shape(arguments);
   if (index < 0 || !result.ok()) throw std::runtime_error(std::string("no node ") + op);
-  Node node{&bitexport::kOps[index], result.shape};
+  Node node{&bitexport::kDeviceOps[index], result.shape};
   if (node.has_codebook()) {
     node.entries = node.code_bits() == bitexport::CodeBits::k8 ? 256 : 300;
     node.depth = 1;

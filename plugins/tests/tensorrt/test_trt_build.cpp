@@ -20,7 +20,7 @@ namespace {
 using bitexport::ConvArguments;
 using bitexport::ConvShape;
 using bitexport::ElementType;
-using bitexport::kOps;
+using bitexport::kDeviceOps;
 using bitexport::OpSpec;
 using bitexport_test::FakeBuilder;
 using bitexport_test::FakeSize;
@@ -45,7 +45,7 @@ class Suite {
 
   void run() {
     test_shapes_of_all_geometries();
-    for (const OpSpec& spec : kOps) {
+    for (const OpSpec& spec : kDeviceOps) {
       state().where = spec.name;
       test_shapes(spec);
       test_types(spec);

@@ -15,7 +15,7 @@
 
 namespace {
 
-using bitexport::kOps;
+using bitexport::kDeviceOps;
 using bitexport::OpSpec;
 using bitexport_test::Fields;
 using bitexport_test::Node;
@@ -42,7 +42,7 @@ class Suite {
 
   void run() {
     test_creators();
-    for (const OpSpec& spec : kOps) {
+    for (const OpSpec& spec : kDeviceOps) {
       state().where = spec.name;
       test_good_fields(spec);
       test_missing_fields(spec);
@@ -90,7 +90,7 @@ class Suite {
       auto& creator = *static_cast<IPluginCreatorV3One*>(candidate);
       seen.insert(std::string(creator.getPluginNamespace()) + "::" + creator.getPluginName());
       CHECK(std::strcmp(creator.getPluginVersion(), "1") == 0);
-      const OpSpec& spec = kOps[bitexport::op_index(creator.getPluginName())];
+      const OpSpec& spec = kDeviceOps[bitexport::op_index(creator.getPluginName())];
       const PluginFieldCollection* const names = creator.getFieldNames();
       CHECK_EQUAL(names->nbFields, spec.attributes.count);
       for (int i = 0; i < names->nbFields; ++i) {
@@ -99,8 +99,8 @@ class Suite {
       }
     }
     CHECK_EQUAL(library_.creators.size(), seen.size());
-    CHECK_EQUAL(seen.size(), 2u * sizeof(kOps) / sizeof(kOps[0]));
-    for (const OpSpec& spec : kOps) {
+    CHECK_EQUAL(seen.size(), 2u * static_cast<std::size_t>(kDeviceOps.count));
+    for (const OpSpec& spec : kDeviceOps) {
       CHECK_EQUAL(seen.count(std::string("bitexport::") + spec.name), 1u);
       CHECK_EQUAL(seen.count(std::string("::") + spec.name), 1u);
     }
@@ -315,11 +315,11 @@ class Suite {
     for (nvinfer1::ILoggerFinder* const finder :
          std::initializer_list<nvinfer1::ILoggerFinder*>{&thrower, &nobody, nullptr}) {
       library_.set_logger_finder(finder);
-      CHECK(create(kOps[0], {}).plugin == nullptr);
+      CHECK(create(kDeviceOps[0], {}).plugin == nullptr);
     }
     library_.set_logger_finder(&logger_);
     CHECK_EQUAL(logger_.errors.size(), 0u);
-    check_refused(kOps[0], {}, "is missing");
+    check_refused(kDeviceOps[0], {}, "is missing");
   }
 
   const PluginLibrary& library_;

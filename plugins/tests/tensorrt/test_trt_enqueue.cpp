@@ -24,7 +24,7 @@ namespace {
 
 using bitexport::ConvArguments;
 using bitexport::ConvShape;
-using bitexport::kOps;
+using bitexport::kDeviceOps;
 using bitexport::OpSpec;
 using bitexport_test::LayerData;
 using bitexport_test::LayerRun;
@@ -91,7 +91,7 @@ void pick_codebook(Random& random, Node& node) {
 
 void check_conv(Random& random, const PluginLibrary& library, const ConvArguments& arguments,
                 const Memory& memory) {
-  for (const OpSpec& spec : kOps) {
+  for (const OpSpec& spec : kDeviceOps) {
     if (spec.kind != bitexport::OpKind::kConv) continue;
     // Ops with an activation take turns: they differ behind the sums alone.
     if (bitexport::activation_of(spec) != bitexport::Activation::kNone && random.below(4) > 0) {

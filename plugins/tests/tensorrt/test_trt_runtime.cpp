@@ -15,7 +15,7 @@
 
 namespace {
 
-using bitexport::kOps;
+using bitexport::kDeviceOps;
 using bitexport::OpSpec;
 using bitexport_test::host_device;
 using bitexport_test::HostDevice;
@@ -37,7 +37,7 @@ class Suite {
       : random_(7), library_(library), logger_(logger) {}
 
   void run() {
-    for (const OpSpec& spec : kOps) {
+    for (const OpSpec& spec : kDeviceOps) {
       state().where = spec.name;
       test_launches(spec);
       test_clones_have_their_own_tactic(spec);
