@@ -24,6 +24,7 @@ from bitexport.comparison import (
 from bitexport.errors import ComparisonFailure, InputError
 from bitexport.families import LoadedModel, LoadOptions, load_model
 from bitexport.graph import computes_in_float16
+from bitexport.graph.chains import as_given
 from bitexport.graph.read import checked_layers, read_onnx
 from bitexport.recordings import read_recording
 from bitexport.runtimes import Arrays, ModelRefused, Runtime
@@ -132,7 +133,7 @@ def verify_file(
 
 def _run(runtime: Runtime, path: Path, data: bytes, feed: Arrays) -> Arrays:
     try:
-        return runtime.load(data).run(feed)
+        return runtime.load(as_given(data, runtime.name)).run(feed)
     except ModelRefused as error:
         raise error.blaming(path) from error
 

@@ -21,6 +21,7 @@ import plugins_build
 import pytest
 import tensorrt_build
 from family_networks import BINARY, NAMES, export_family
+from native_chains import Layer, computed, layer_nodes, model_of_layers, serialized
 from native_models import run, session
 from native_nodes import binary_node, feed_of, unscaled
 from plugin_build import nvcc
@@ -28,13 +29,17 @@ from single_node import expected, model_of
 from test_ops_bodies import CONV_CASES, SEED, TOLERANCE, activations, conv_node, gemm_node
 
 import bitexport
+from bitexport.graph.passes.chain_signs import chain_signs
 from bitexport.ops.nodes import NodeData
+from bitexport.ops.table import op_named
 from bitexport.runtimes import OnnxRuntime
 from bitexport.runtimes.driver import first_gpu
 from bitexport.spec import ConvGeometry
 
 CUDA = "CUDAExecutionProvider"
 SAME = ConvGeometry(pads=(1, 1, 1, 1))
+# No GPU has kernels for chains.
+DEVICE_CASES = [c for c in CONV_CASES if not op_named(str(c.values[0])).chained]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,7 @@ def check(library: Path, node: NodeData, channels: int, elem: ir.DataType) -> No
 
 
 @pytest.mark.parametrize("elem", TOLERANCE, ids=["float32", "float16"])
-@pytest.mark.parametrize(("op", "channels", "kernel", "geometry"), CONV_CASES)
+@pytest.mark.parametrize(("op", "channels", "kernel", "geometry"), DEVICE_CASES)
 def test_every_convolution(double, op, channels, kernel, geometry, elem):
     check(double, conv_node(op, channels, kernel, geometry), channels, elem)
 
@@ -97,6 +102,15 @@ def test_every_family(double, name, tmp_path):
     feed = inputs_of(model, 2)
     stock, adapted = (run(model.read_bytes(), feed, path) for path in (None, double))
     assert np.abs(adapted - stock).max() <= 1e-5 * np.abs(stock).max()
+
+
+def test_chains_run_their_bodies(double):
+    nodes = layer_nodes(40, [Layer(64), Layer(33, op="BinaryConvClip"), Layer(8)], exact=True)
+    model = model_of_layers(nodes)
+    assert len(chain_signs(model)) == 2
+    feed = feed_of(nodes[0], (2, 40, 6, 7))
+    y = run(serialized(model), feed, double)
+    assert np.array_equal(y, computed(nodes, feed["X"]))
 
 
 def test_one_session_takes_any_batch_and_size(double):
@@ -207,7 +221,7 @@ def gpu_session(model: bytes):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("elem", TOLERANCE, ids=["float32", "float16"])
-@pytest.mark.parametrize(("op", "channels", "kernel", "geometry"), CONV_CASES)
+@pytest.mark.parametrize(("op", "channels", "kernel", "geometry"), DEVICE_CASES)
 def test_every_convolution_on_the_gpu(on_gpu, op, channels, kernel, geometry, elem):
     node = conv_node(op, channels, kernel, geometry)
     feed = {k: v.astype(elem.numpy()) for k, v in activations(node, channels).items()}

@@ -15,6 +15,7 @@ from bitexport.bench.twins import PRECISIONS, twins_of
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.evaluation import DataOptions, LabelledImages, open_images, usual_batch
 from bitexport.exporter import ExportOptions
+from bitexport.graph.chains import as_given
 from bitexport.runtimes import RUNTIMES, BuiltEngine, runtime_named
 
 __all__ = [
@@ -159,7 +160,8 @@ def cases_of(
         twins = twins_of(subject, [p for p in needed if p != "int8"], [images])
     cases = []
     for name in runtimes:
-        cases.append(Case(subject, name, subject.precision, subject.data, True, True))
+        given = as_given(subject.data, name)
+        cases.append(Case(subject, name, subject.precision, given, True, True))
         for twin in twins:
             if twin.precision in offered[name]:
                 cases.append(

@@ -8,7 +8,7 @@ import numpy as np
 
 from bitexport.bench.record import LayerTime
 from bitexport.bench.roofline import Rates
-from bitexport.ops.table import OPS
+from bitexport.ops.table import OPS, op_named
 from bitexport.runtimes.base import Arrays
 from bitexport.runtimes.ort_profile import NodeTime, Tensor, profile_nodes
 
@@ -84,7 +84,16 @@ def _readable(name: str) -> str:
 
 
 def _bytes(node: NodeTime) -> int:
-    return sum(_nbytes(t) for t in (*node.inputs, *node.outputs))
+    counts = [_nbytes(t) for t in (*node.inputs, *node.outputs)]
+    if _is_binary(node) and node.inputs:
+        # Of signs, the kernels touch a bit each.
+        op = op_named(node.op)
+        for index, tensor, signs in (
+            (0, node.inputs[0], op.takes_signs),
+            (-1, node.outputs[-1], op.makes_signs),
+        ):
+            counts[index] = math.prod(tensor.shape) // 8 if signs else counts[index]
+    return sum(counts)
 
 
 def _nbytes(tensor: Tensor) -> int:

@@ -10,6 +10,7 @@ from bitexport.bench.cases import BenchOptions, Case, calibration, feed, labelle
 from bitexport.bench.subjects import Subject
 from bitexport.errors import RuntimeFailure
 from bitexport.evaluation import Accuracy, evaluate, usual_batch
+from bitexport.graph.chains import as_given
 from bitexport.graph.read import read_onnx
 from bitexport.runtimes import ENGINE_RUNTIMES, Arrays, ModelRefused, Runner
 from bitexport.runtimes.contained import ModelStopped, contained, memory_for
@@ -45,7 +46,7 @@ def _run(name: str, subject: Subject, options: BenchOptions) -> None:
     # Of a large batch the first image is the model's doing, the others are the user's.
     spare = memory_for(subject.input_shape, max(options.batches) - 1)
     with contained(name, spare=spare) as runtime:
-        runner = runtime.load(subject.data, threads=options.threads)
+        runner = runtime.load(as_given(subject.data, name), threads=options.threads)
         for arrays in _feeds(subject, options):
             try:
                 runner.run(arrays)

@@ -46,6 +46,7 @@ def evaluate(
     del debug
     from bitexport.evaluation import DataOptions, open_images, usual_batch
     from bitexport.evaluation import evaluate as measure
+    from bitexport.graph.chains import as_given
     from bitexport.graph.read import read_classifier
     from bitexport.runtimes import ModelRefused
     from bitexport.runtimes.contained import contained, memory_for
@@ -69,7 +70,7 @@ def evaluate(
             progress_bar(f"{model} on {dataset}") as bar,
         ):
             found = measure(
-                chosen.load(classifier.data, threads=threads),
+                chosen.load(as_given(classifier.data, runtime), threads=threads),
                 classifier.input_name,
                 classifier.output_name,
                 images,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 _BAR_WIDTH = 24
-_BIT_OPS = ("SignConv", "BinaryConv", "BinaryConvAdd")
+_BIT_OPS = ("SignConv", "BinaryConv", "BinaryConvAdd", "BinaryConvOfSigns")
 
 
 def inspect(

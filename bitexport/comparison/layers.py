@@ -19,6 +19,7 @@ from bitexport.comparison.figures import BitComparison, Divergence, RelativeL2
 from bitexport.comparison.outputs import FloatArray, reference_logits
 from bitexport.graph import computes_in_float16
 from bitexport.graph.constants import constant
+from bitexport.graph.passes.chain_signs import unchained
 from bitexport.layers import spec_of
 from bitexport.ops.table import op_named
 from bitexport.runtimes import Runtime
@@ -62,6 +63,7 @@ def compare_bits(
     Returns:
         None where the graph has no binary convolution that a torch layer can be told for.
     """
+    model = unchained(model)
     layers = dict(module.named_modules())
     nodes = [
         node
@@ -137,6 +139,7 @@ def first_divergence(
         runtime: Runs the graph.
         limit: Largest relative L2 error that still counts as equal.
     """
+    model = unchained(model)
     names = {name for name, _ in module.named_modules() if name}
     taps = [v for node in model.graph for v in node.outputs if v.name in names]
     errors = {value.name or "": RelativeL2() for value in taps}

@@ -12,6 +12,7 @@ from typing import Any
 from bitexport.engines.request import EngineRequest
 from bitexport.exporter import export
 from bitexport.graph import ImageInput, LayerInfo, computes_in_float16, engine_form, image_input
+from bitexport.graph.passes.chain_signs import unchain_signs
 from bitexport.graph.read import checked_layers, read_onnx, refusing_malformed
 from bitexport.runtimes import without_functions
 
@@ -35,6 +36,7 @@ class PreparedModel:
         plugin_nodes: Custom node that a plugin will run -> op_type.
         source: Path, bytes and SHA-256 of the user's file.
         notes: What was assumed or left undone.
+        unchained: The source had chains of binary convolutions, which were taken apart.
     """
 
     data: bytes
@@ -47,6 +49,7 @@ class PreparedModel:
     plugin_nodes: Mapping[str, str]
     source: Mapping[str, Any]
     notes: tuple[str, ...]
+    unchained: bool
 
     def batches(self, request: EngineRequest) -> tuple[int, int, int]:
         """(smallest, usual, largest): the request's, unless the model has its own."""
@@ -74,6 +77,9 @@ def _prepared(
     source: Path, path: Path, request: EngineRequest, plugins: bool, notes: tuple[str, ...]
 ) -> PreparedModel:
     graph, data = read_onnx(path, strict=True)
+    with refusing_malformed(source):
+        # Plugins know no chains.
+        chained = unchain_signs(graph)
     layers = tuple(checked_layers(graph, source))
     image = image_input(graph, source)
     batch = image.shape[0]
@@ -96,6 +102,7 @@ def _prepared(
         plugin_nodes=stripped.nodes,
         source=file_record(source, data if path == source else source.read_bytes()),
         notes=notes,
+        unchained=chained,
     )
 
 

@@ -39,15 +39,12 @@ def trtexec_line(source: Path, output: Path | None, request: EngineRequest) -> s
         )
     changed = request.float16 or not is_onnx(source) or not request.plugins
     if changed and request.save_onnx is None:
-        raise InputError(
-            "trtexec reads an ONNX file, and the model has to be changed first",
-            got="no --save-onnx",
-            expected="a place for the changed model",
-            fix="Add --save-onnx MODEL.onnx.",
-        )
+        raise _nowhere_to_save()
     if request.save_onnx is not None:
         check_writable(request.save_onnx, source=source)
     model = prepare(source, request, plugins=request.plugins)
+    if model.unchained and request.save_onnx is None:
+        raise _nowhere_to_save()
     if request.save_onnx is not None:
         write_atomically(request.save_onnx, model.data)
     words = [
@@ -78,6 +75,15 @@ def _on_one_line(line: str) -> str:
             fix="Rename the file, or the model's input.",
         )
     return line
+
+
+def _nowhere_to_save() -> InputError:
+    return InputError(
+        "trtexec reads an ONNX file, and the model has to be changed first",
+        got="no --save-onnx",
+        expected="a place for the changed model",
+        fix="Add --save-onnx MODEL.onnx.",
+    )
 
 
 def _library(request: EngineRequest) -> str:

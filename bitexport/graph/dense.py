@@ -26,6 +26,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bitexport.graph.constants import constant, graph_of, new_constant, take_over_output
 from bitexport.graph.lowering import computes_in_float16
+from bitexport.graph.passes.chain_signs import unchain_signs
 from bitexport.graph.passes.fuse_activation import split_activation
 from bitexport.graph.passes.split_prelu import split_prelu
 from bitexport.graph.passes.to_float16 import to_float16
@@ -60,6 +61,7 @@ def to_dense(model: ir.Model) -> bool:
     Raises:
         UnsupportedModel: A packed weight breaks the op's schema.
     """
+    unchain_signs(model)
     changed = to_float32(model)
     graph = model.graph
     if split_activation(model):

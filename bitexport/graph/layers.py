@@ -16,7 +16,7 @@ __all__ = ["LayerInfo", "layers_of"]
 
 _DENSE_OPS = ("Conv", "Gemm", "MatMul")
 # A layer of these may be split for its zeros, which is twice the work but not another layer.
-_SPLIT_OPS = ("SignConv", "BinaryConv", "BinaryConvAdd")
+_SPLIT_OPS = ("SignConv", "BinaryConv", "BinaryConvAdd", "BinaryConvOfSigns")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from onnx_ir.passes.common import (
 
 from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.graph.passes.attach_functions import attach_functions
+from bitexport.graph.passes.chain_signs import chain_signs
 from bitexport.graph.passes.copy_batch_in_reshape import copy_batch_in_reshape
 from bitexport.graph.passes.drop_zero_bias import drop_zero_bias
 from bitexport.graph.passes.expand_quantizers import expand_quantizers
@@ -96,6 +97,9 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     records += split_prelu(model)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)
+    if not options.plain:
+        records += chain_signs(model)
+        RemoveUnusedNodesPass()(model)
     # Before the layers are measured: two nodes of one layer may share their words.
     _deduplicate(DeduplicateHashedInitializersPass(), model)
     attach_functions(model, inlined=options.plain)

@@ -75,6 +75,11 @@ class Op:
         return self.inputs[-1].name == "Next"
 
     @property
+    def chained(self) -> bool:
+        """Whether it is a link of a chain: no GPU has kernels for those."""
+        return self.takes_signs or self.makes_signs
+
+    @property
     def weight_input(self) -> int:
         """Index of the packed weight (sign words or code words) among the inputs."""
         return next(i for i, x in enumerate(self.inputs) if x.name in ("W", "Codes"))

@@ -21,7 +21,8 @@ Seeds = dict[str, bytes]
 _OPS = (
     "Conv", "Gemm", "Reshape", "Expand", "Tile", "Pad", "Gather", "Loop", "If", "ConstantOfShape",
     "Range", "SignConv", "BinaryConv", "BinaryConvAdd", "CodebookConv", "CodebookGemm", "Identity",
-    "CastLike", "MaxPool", "Resize", "BipolarQuant", "Quant", "Trunc", "Einsum", "OneHot", "",
+    "BinaryConvSign", "BinaryConvOfSigns", "CastLike", "MaxPool", "Resize",
+    "BipolarQuant", "Quant", "Trunc", "Einsum", "OneHot", "",
 )  # fmt: skip
 _DOMAINS = ("", "ai.onnx", "bitexport", "qonnx.custom_op.general", "com.microsoft", "x")
 _OUTSIDE = (

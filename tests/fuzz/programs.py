@@ -16,6 +16,7 @@ import onnxruntime  # noqa: F401  (before a process is forked: mapping it is not
 import torch
 import typer
 from family_networks import export_family
+from native_chains import Layer, layer_nodes, model_of_layers, serialized
 from native_nodes import binary_node, feed_of
 from single_node import model_of
 from test_qonnx import Network
@@ -24,6 +25,7 @@ from bitexport.cli import main
 from bitexport.cli.output import run
 from bitexport.errors import RuntimeFailure
 from bitexport.families import load
+from bitexport.graph.passes.chain_signs import chain_signs
 from bitexport.runtimes import runtime_named, session
 from bitexport.runtimes.libraries import cpu_kernel
 from bitexport.spec import ConvGeometry
@@ -133,6 +135,9 @@ _NODES = (
     ("BinaryConvAddPRelu", 33, 8, (3, 2), ConvGeometry((2, 1), dilations=(2, 3)), (2, 33, 7, 6)),
     ("BinaryConvClip", 48, 12, (3, 3), ConvGeometry(group=4, pads=(2, 0, 1, 3)), (1, 48, 5, 6)),
 )
+# And behind them in number, convolutions that hand signs on.
+_CHAIN = (Layer(33), Layer(40, (1, 1), ConvGeometry(), "BinaryConvClip"), Layer(8))
+_CHAIN_SHAPE = (2, 12, 5, 6)
 _KERNEL = "BITEXPORT_CPU_KERNEL"
 _KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "neon")
 
@@ -143,6 +148,9 @@ def _op_nodes(folder: Path) -> dict[str, bytes]:
     for i, (op, channels, outputs, kernel, geometry, _) in enumerate(_NODES):
         model = model_of(binary_node(op, channels, outputs, kernel, geometry), 4)
         made[f"{op}{i}"] = model.SerializeToString()
+    chain = model_of_layers(layer_nodes(_CHAIN_SHAPE[1], list(_CHAIN)))
+    chain_signs(chain)
+    made[f"Chain{len(_NODES)}"] = serialized(chain)
     return made
 
 
@@ -168,6 +176,8 @@ def _kernels() -> tuple[str, ...]:
 
 @functools.cache
 def _feed(index: int) -> dict[str, np.ndarray]:
+    if index == len(_NODES):
+        return feed_of(layer_nodes(_CHAIN_SHAPE[1], list(_CHAIN))[0], _CHAIN_SHAPE)
     op, channels, outputs, kernel, geometry, shape = _NODES[index]
     return feed_of(binary_node(op, channels, outputs, kernel, geometry), shape)
 
