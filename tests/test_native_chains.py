@@ -157,6 +157,10 @@ def chained_node(op: str, channels: int, out_channels: int, group: int = 1) -> N
     )
 
 
+def with_tensor(node: NodeData, name: str, array: np.ndarray) -> NodeData:
+    return NodeData(node.op, {**node.tensors, name: array.astype(np.float32)}, node.attributes)
+
+
 REFUSALS = {
     "numbers": (
         chained_node("BinaryConvOfSigns", 32, 8),
@@ -189,14 +193,14 @@ REFUSALS = {
         "expected group 1 beside signs, got 2",
     ),
     "Next": (
-        NodeData(
-            op_named("BinaryConvSign"),
-            chained_node("BinaryConvSign", 8, 32).tensors
-            | {"Next": np.zeros((1, 31, 1, 1), np.float32)},
-            chained_node("BinaryConvSign", 8, 32).attributes,
-        ),
+        with_tensor(chained_node("BinaryConvSign", 8, 32), "Next", np.zeros((1, 31, 1, 1))),
         (2, 8, 3, 3),
         "expected Next of float [1, 32, 1, 1]",
+    ),
+    "an infinite scale": (
+        with_tensor(chained_node("BinaryConvSign", 8, 32), "S", np.full((1, 32, 1, 1), np.inf)),
+        (2, 8, 3, 3),
+        "expected finite S and B beside signs, got inf",
     ),
 }
 

@@ -106,7 +106,9 @@ _SIGNS = Input(
     "[N, Ci, H, W]",
     "+1 or -1, straight from another op's signs; at least 32 channels, group 1",
 )
-_NEXT = Input("Next", "float", "[1, Co, 1, 1]", "threshold of the ops that read Y")
+_NEXT = Input(
+    "Next", "float", "[1, Co, 1, 1]", "threshold of the ops that read Y; S and B must be finite"
+)
 _CB = Input("CB", "float16", "[K, d]", "codebook: K centroids of d weights")
 
 

@@ -134,8 +134,7 @@ BinaryConv::BinaryConv(const OpSpec& spec, const KernelInfo& info)
       scale_(per_channel(info, spec, "S", attributes_.weight[0])),
       bias_(per_channel(info, spec, "B", attributes_.weight[0])),
       slope_(per_channel(info, spec, "Slope", attributes_.weight[0])),
-      shift_(per_channel(info, spec, "Shift", attributes_.weight[0])),
-      next_(per_channel(info, spec, "Next", attributes_.weight[0])) {
+      shift_(per_channel(info, spec, "Shift", attributes_.weight[0])) {
   if (activation_ == Activation::kClip) {
     low_ = single_number(info, spec, "Lo");
     high_ = single_number(info, spec, "Hi");
@@ -145,7 +144,11 @@ BinaryConv::BinaryConv(const OpSpec& spec, const KernelInfo& info)
     }
   }
   if (takes_signs_) require_signs("Signs", attributes_.weight[1], attributes_.group);
-  if (makes_signs_) require_signs("Y", attributes_.weight[0], attributes_.group);
+  if (makes_signs_) {
+    require_signs("Y", attributes_.weight[0], attributes_.group);
+    const std::vector<float> next = per_channel(info, spec, "Next", attributes_.weight[0]);
+    bounds_.emplace(smallest_shape(attributes_), scale_.data(), bias_.data(), next.data());
+  }
 }
 
 void BinaryConv::compute(KernelContext& context) const {
@@ -180,10 +183,9 @@ void BinaryConv::convolve(const KernelContext& context, const cpu::BinaryConvPla
   if (makes_signs_) {
     auto* words = static_cast<std::uint32_t*>(y.data);
     const std::int64_t image_words = words_of(y.shape);
-    const cpu::SignEpilogue epilogue = {scale_.data(), bias_.data(), next_.data()};
     convolve_batch(context, plan, batch, plan.sign_units(), pack,
                    [&](std::int32_t unit, std::int64_t image, const void* workspace) {
-                     plan.convolve_to_signs(unit, workspace, epilogue, words + image * image_words);
+                     plan.convolve_to_signs(unit, workspace, *bounds_, words + image * image_words);
                    });
     return stamp_signs(words + batch * image_words);
   }

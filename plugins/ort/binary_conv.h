@@ -57,14 +57,14 @@ class BinaryConv {
   bool makes_signs_;
   Activation activation_;
   std::unique_ptr<const cpu::BinaryConvKernel> kernel_;
-  std::vector<float> threshold_;  // [Ci], of an op with an X
-  std::vector<float> scale_;      // [Co]
-  std::vector<float> bias_;       // [Co]
-  std::vector<float> slope_;      // [Co], of kPRelu
-  std::vector<float> shift_;      // [Co], of kPRelu
-  std::vector<float> next_;       // [Co], of an op that makes signs
-  float low_ = 0.0f;              // of kClip
-  float high_ = 0.0f;             // of kClip
+  std::vector<float> threshold_;           // [Ci], of an op with an X
+  std::vector<float> scale_;               // [Co]
+  std::vector<float> bias_;                // [Co]
+  std::vector<float> slope_;               // [Co], of kPRelu
+  std::vector<float> shift_;               // [Co], of kPRelu
+  float low_ = 0.0f;                       // of kClip
+  float high_ = 0.0f;                      // of kClip
+  std::optional<cpu::SignBounds> bounds_;  // of an op that makes signs
   mutable PlanCache<cpu::BinaryConvPlan> plans_;
 };
 

@@ -58,6 +58,10 @@ struct Case {
   std::vector<std::uint32_t> x_signs;
   std::vector<std::uint32_t> y_signs;
 
+  bitexport::cpu::SignBounds bounds() const {
+    return {shape, scale.data(), bias.data(), next.data()};
+  }
+
   Epilogue epilogue(const Variant& variant, std::int64_t first) const {
     Epilogue result = {scale.data(), bias.data(),
                        variant.residual ? residual.data() + first : nullptr};
@@ -233,8 +237,7 @@ void check_signs(const Case& c, const BinaryConvPlan& plan, std::int32_t image) 
   // The word after the last one stays.
   std::vector<std::uint32_t> words(output + 1, 0xa5a5a5a5u);
   for (std::int32_t unit = plan.sign_units() - 1; unit >= 0; --unit) {
-    plan.convolve_to_signs(unit, workspace.data(), {c.scale.data(), c.bias.data(), c.next.data()},
-                           words.data());
+    plan.convolve_to_signs(unit, workspace.data(), c.bounds(), words.data());
   }
   for (std::size_t i = 0; i < output; ++i) CHECK_EQUAL(words[i], c.y_signs[first + i]);
   CHECK_EQUAL(words[output], 0xa5a5a5a5u);
@@ -294,8 +297,7 @@ void check_threads(Random& random, const ConvShape& shape, Isa isa) {
          [&](std::int32_t unit) { plan->pack_signs(unit, c.x_signs.data(), workspace.data()); });
   std::vector<std::uint32_t> words(c.y_signs.size());
   in_two(plan->sign_units(), [&](std::int32_t unit) {
-    plan->convolve_to_signs(unit, workspace.data(), {c.scale.data(), c.bias.data(), c.next.data()},
-                            words.data());
+    plan->convolve_to_signs(unit, workspace.data(), c.bounds(), words.data());
   });
   for (std::size_t i = 0; i < words.size(); ++i) CHECK_EQUAL(words[i], c.y_signs[i]);
 }
@@ -372,6 +374,9 @@ int main() {
       square(96, 200, 6, 1, 1),
       square(64, 300, 9, 3, 1),
       square(32, 72, 2, 3, 1),
+      // Accumulators that need 17 bits with their sign, where counters need 16.
+      square(4000, 40, 3, 3, 1),
+      square(4000, 70, 3, 3, 1),
       square(799, 128, 13, 1, 1),
       {{2, 140, 7, 9}, {96, 140, 3, 2}, {2, 1}, {9, 1, 0, 5}, {2, 3}},
       // Depthwise: several units, rows of every kind, more pixels than a stage holds, two output

@@ -34,6 +34,7 @@ BITEXPORT_TARGET_BEGIN("avx2,prfchw")
 #include "kernels/cpu/lookup_inner.h"
 // After them.
 #include "kernels/cpu/avx2_inner.h"
+#include "kernels/cpu/avx2_transpose.h"
 #include "kernels/cpu/fetch_ahead.h"
 #include "kernels/cpu/lookup_store.h"
 
@@ -45,90 +46,9 @@ constexpr std::int32_t kMostPairs = 64;   // of pixels in a unit
 constexpr std::int32_t kFewestUnits = 4;  // so that some threads have work
 constexpr std::int32_t kWindowRows = kLookupGroup * kGroupsPerFlush;
 constexpr std::int32_t kBlockRows = 3 * kWindowRows;  // 24 KB of codes
-constexpr std::int32_t kPlanesPerUnit = 8;            // of packing
 constexpr std::int32_t kChannelsAtOnce = 16;          // of the epilogue
 constexpr std::uint16_t kCodeStep = sizeof(LookupTable);
 constexpr std::int32_t kSlack = 16;  // vectors of 16 numbers may end later
-
-// 8 planes of 16 pixels, as bytes -> 16 pixels of 8 planes, as 16 * code in 16 bits.
-void transpose_codes(const std::uint8_t* const (&planes)[kPlanesPerUnit], std::int32_t pixels,
-                     std::uint16_t* out, std::int64_t pitch) {
-  __m128i row[kPlanesPerUnit];
-  for (int i = 0; i < kPlanesPerUnit; ++i) {
-    row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(planes[i]));
-  }
-  __m128i two[8];  // pixels 0 to 7 of planes 2 i and 2 i + 1, then pixels 8 to 15
-  __m128i four[8];
-  for (int i = 0; i < 4; ++i) {
-    two[i] = _mm_unpacklo_epi8(row[2 * i], row[2 * i + 1]);
-    two[4 + i] = _mm_unpackhi_epi8(row[2 * i], row[2 * i + 1]);
-  }
-  for (int half = 0; half < 2; ++half) {
-    for (int i = 0; i < 2; ++i) {
-      const __m128i first = two[4 * half + 2 * i];
-      const __m128i second = two[4 * half + 2 * i + 1];
-      four[4 * half + i] = _mm_unpacklo_epi16(first, second);      // pixels 0 to 3 of four planes
-      four[4 * half + 2 + i] = _mm_unpackhi_epi16(first, second);  // pixels 4 to 7
-    }
-  }
-  for (std::int32_t pixel = 0; pixel < pixels; pixel += 2) {
-    const __m128i first = four[pixel / 4 * 2];
-    const __m128i second = four[pixel / 4 * 2 + 1];
-    const __m128i both =
-        pixel % 4 == 0 ? _mm_unpacklo_epi32(first, second) : _mm_unpackhi_epi32(first, second);
-    const __m256i wide = _mm256_slli_epi16(_mm256_cvtepu8_epi16(both), 4);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + pixel * pitch), _mm256_castsi256_si128(wide));
-    if (pixel + 1 == pixels) return;
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + (pixel + 1) * pitch),
-                     _mm256_extracti128_si256(wide, 1));
-  }
-}
-
-// The codes in a word of two pixels, as 16 * code in 16 bits.
-void store_codes(std::uint32_t first, std::uint32_t second, std::uint16_t* to_first,
-                 std::uint16_t* to_second) {
-  const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
-  const auto codes_of = [&](std::uint32_t word) {
-    return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(word)), shifts),
-                            _mm256_set1_epi32(15));
-  };
-  // The pack works within 128-bit lanes; an index counts 64 bits.
-  const __m256i both = _mm256_permute4x64_epi64(
-      _mm256_packs_epi32(codes_of(first), codes_of(second)), _MM_SHUFFLE(3, 1, 2, 0));
-  const __m256i wide = _mm256_slli_epi16(both, 4);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to_first), _mm256_castsi256_si128(wide));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to_second), _mm256_extracti128_si256(wide, 1));
-}
-
-// 16 channels of the counters [8 pixels, kLanes] -> [16, pitch].
-template <std::int32_t kLanes>
-void transpose_counters(const std::uint16_t* counters, std::uint16_t* out, std::int64_t pitch) {
-  __m256i from[8];
-  __m256i to[8];
-  for (int i = 0; i < 8; ++i) {
-    from[i] = _mm256_load_si256(reinterpret_cast<const __m256i*>(counters + i * kLanes));
-  }
-  for (int i = 0; i < 4; ++i) {
-    to[2 * i] = _mm256_unpacklo_epi16(from[2 * i], from[2 * i + 1]);
-    to[2 * i + 1] = _mm256_unpackhi_epi16(from[2 * i], from[2 * i + 1]);
-  }
-  for (int i = 0; i < 2; ++i) {
-    for (int high = 0; high < 2; ++high) {
-      from[4 * i + 2 * high] = _mm256_unpacklo_epi32(to[4 * i + high], to[4 * i + 2 + high]);
-      from[4 * i + 2 * high + 1] = _mm256_unpackhi_epi32(to[4 * i + high], to[4 * i + 2 + high]);
-    }
-  }
-  for (int i = 0; i < 4; ++i) {
-    to[2 * i] = _mm256_unpacklo_epi64(from[i], from[4 + i]);
-    to[2 * i + 1] = _mm256_unpackhi_epi64(from[i], from[4 + i]);
-  }
-  // Channels i and i + 8.
-  for (int i = 0; i < 8; ++i) {
-    _mm_store_si128(reinterpret_cast<__m128i*>(out + i * pitch), _mm256_castsi256_si128(to[i]));
-    _mm_store_si128(reinterpret_cast<__m128i*>(out + (i + 8) * pitch),
-                    _mm256_extracti128_si256(to[i], 1));
-  }
-}
 
 class ChannelPlan final : public BinaryConvPlan {
  public:
@@ -221,15 +141,10 @@ class ChannelPlan final : public BinaryConvPlan {
   // A tile of channels has whole words of them.
   std::int32_t sign_units() const override { return conv_units(); }
 
-  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignEpilogue& epilogue,
+  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignBounds& bounds,
                          std::uint32_t* words) const override {
-    static_assert(kLanesPerTile % 32 == 0);
-    run_unit(unit, workspace, {},
-             [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
-                 const std::uint16_t* counters) {
-               store_signs(epilogue, co, pixels_, {pixel, count}, counters, valid_.data() + pixel,
-                           words);
-             });
+    static_assert(kLanesPerTile % kLanesPerVector == 0 && kLanesPerVector == 32);
+    run_unit(unit, workspace, {}, SignStore{&bounds, words});
   }
 
   void accumulate(std::int32_t unit, const void* workspace,
@@ -247,6 +162,12 @@ class ChannelPlan final : public BinaryConvPlan {
   struct Sources {
     std::int64_t first;
     std::int64_t second;
+  };
+
+  // Stands for what else is called for each output channel.
+  struct SignStore {
+    const SignBounds* bounds;
+    std::uint32_t* words;  // [ceil(Co / 32), Ho, Wo]
   };
 
   static std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -294,14 +215,44 @@ class ChannelPlan final : public BinaryConvPlan {
     for (std::int32_t i = 0; i < pairs * 2 * kVectors; ++i) {
       Vector::interleave(counters + i * Vector::kPixels);
     }
-    alignas(64) std::uint16_t channels[kChannelsAtOnce * 2 * kMostPairs];
-    for (std::int32_t lane = 0; lane < kLanes; lane += kChannelsAtOnce) {
-      for (std::int32_t i = 0; i < pixels; i += 8) {
-        transpose_counters<kLanes>(counters + i * kLanes + lane, channels + i, 2 * kMostPairs);
+    if constexpr (std::is_same_v<Store, SignStore>) {
+      for (std::int32_t lane = 0; lane < end; lane += kLanesPerVector) {
+        const std::int32_t word = (first_channel + lane) / kLanesPerVector;
+        write_plane<kLanes>(*store.bounds, word, counters + lane, {first_pixel, pixels},
+                            store.words + word * std::int64_t{pixels_});
       }
-      for (std::int32_t i = 0; i < std::min(kChannelsAtOnce, end - lane); ++i) {
-        store(first_channel + lane + i, first_pixel, pixels, channels + i * 2 * kMostPairs);
+    } else {
+      alignas(64) std::uint16_t channels[kChannelsAtOnce * 2 * kMostPairs];
+      for (std::int32_t lane = 0; lane < kLanes; lane += kChannelsAtOnce) {
+        for (std::int32_t i = 0; i < pixels; i += 8) {
+          transpose_counters<kLanes>(counters + i * kLanes + lane, channels + i, 2 * kMostPairs);
+        }
+        for (std::int32_t i = 0; i < std::min(kChannelsAtOnce, end - lane); ++i) {
+          store(first_channel + lane + i, first_pixel, pixels, channels + i * 2 * kMostPairs);
+        }
       }
+    }
+  }
+
+  // Writes the signs of pixels to the plane of a word's channels. counters [pixels, kLanes], from
+  // the first of those channels on.
+  template <std::int32_t kLanes>
+  void write_plane(const SignBounds& bounds, std::int32_t word, const std::uint16_t* counters,
+                   const Pixels& pixels, std::uint32_t* plane) const {
+    const std::int32_t channel = word * kLanesPerVector;
+    const std::int32_t channels = std::min(kLanesPerVector, shape_.out_channels - channel);
+    for (std::int32_t i = 0; i < pixels.count; ++i, counters += kLanes) {
+      const std::int64_t pixel = pixels.first + i;
+      const auto valid = static_cast<std::int32_t>(valid_[static_cast<std::size_t>(pixel)]);
+      std::uint32_t bits = 0;
+      if (bounds.is_narrow()) {
+        bits = bits_of(valid, counters, bounds.limits() + channel);
+      } else {
+        for (std::int32_t j = 0; j < channels; ++j) {
+          bits |= valid - 2 * counters[j] >= bounds.bound(channel + j) ? 1u << j : 0u;
+        }
+      }
+      plane[pixel] = bits ^ bounds.flips(word);
     }
   }
 

@@ -30,6 +30,7 @@
 
 BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512vpopcntdq,prfchw")
 
+#include "kernels/cpu/avx512_counts.h"
 #include "kernels/cpu/channel_epilogue.h"
 #include "kernels/cpu/fetch_ahead.h"
 
@@ -40,71 +41,7 @@ namespace {
 constexpr std::int32_t kMostVectors = 4;       // of pixels, in a tile
 constexpr std::int64_t kTileBytes = 24 << 10;  // the first cache has 32 KB at least
 
-constexpr std::int32_t kLanes = 16;  // of 32 bits in a vector
 constexpr std::int32_t kWordBlocks = kWordChannels<std::uint32_t> / kWeightBlock;
-
-// Vectors of 16 pixels, 32 channels each.
-struct Words32 {
-  using Word = std::uint32_t;
-  static constexpr std::int32_t kPixels = kLanes;
-  static __m512i repeat(Word word) { return _mm512_set1_epi32(static_cast<int>(word)); }
-  static __m512i add_popcount(__m512i sum, __m512i bits) {
-    return _mm512_add_epi32(sum, _mm512_popcnt_epi32(bits));
-  }
-  // 16 neighbouring sums as int32, from vector kIndex * kLanes / kPixels on.
-  template <int kIndex, int kVectors>
-  static __m512i to_int32(const __m512i (&sums)[kVectors]) {
-    return sums[kIndex];
-  }
-};
-
-// Vectors of 8 pixels, 64 channels each.
-struct Words64 {
-  using Word = std::uint64_t;
-  static constexpr std::int32_t kPixels = kLanes / 2;
-  static __m512i repeat(Word word) { return _mm512_set1_epi64(static_cast<long long>(word)); }
-  static __m512i add_popcount(__m512i sum, __m512i bits) {
-    return _mm512_add_epi64(sum, _mm512_popcnt_epi64(bits));
-  }
-  template <int kIndex, int kVectors>
-  static __m512i to_int32(const __m512i (&sums)[kVectors]) {
-    constexpr int kLast = std::min(2 * kIndex + 1, kVectors - 1);
-    // The low halves; index 16 + i is lane i of the second vector.
-    const __m512i low =
-        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_epi32(sums[2 * kIndex], low, sums[kLast]);
-  }
-};
-
-// Mismatches of kVectors vectors of pixels with kChannels output channels.
-//
-// words [rows, pitch], of which the first kVectors vectors of a row; weights [rows, kWeightBlock],
-// of which the first kChannels words of a row.
-template <typename Words, int kVectors, int kChannels>
-inline void count_mismatches(const typename Words::Word* words, std::int64_t pitch,
-                             const typename Words::Word* weights, std::int32_t rows,
-                             __m512i (&sums)[kChannels][kVectors]) {
-  // Their own array: the compiler keeps it in registers.
-  __m512i own[kChannels][kVectors];
-  for (auto& channel : own) {
-    for (__m512i& sum : channel) sum = _mm512_setzero_si512();
-  }
-  for (std::int32_t row = 0; row < rows; ++row, words += pitch, weights += kWeightBlock) {
-    __m512i pixels[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      pixels[v] = _mm512_loadu_si512(words + v * Words::kPixels);
-    }
-    for (int i = 0; i < kChannels; ++i) {
-      const __m512i weight = Words::repeat(weights[i]);
-      for (int v = 0; v < kVectors; ++v) {
-        own[i][v] = Words::add_popcount(own[i][v], _mm512_xor_si512(pixels[v], weight));
-      }
-    }
-  }
-  for (int i = 0; i < kChannels; ++i) {
-    for (int v = 0; v < kVectors; ++v) sums[i][v] = own[i][v];
-  }
-}
 
 template <typename Words>
 class PopcountPlan final : public BinaryConvPlan {
@@ -163,9 +100,9 @@ class PopcountPlan final : public BinaryConvPlan {
     });
   }
 
-  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignEpilogue& epilogue,
+  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignBounds& bounds,
                          std::uint32_t* words) const override {
-    run_unit(unit, sign_units_, workspace, {}, SignStore{epilogue, words});
+    run_unit(unit, sign_units_, workspace, {}, SignStore{&bounds, words});
   }
 
   void accumulate(std::int32_t unit, const void* workspace,
@@ -179,7 +116,7 @@ class PopcountPlan final : public BinaryConvPlan {
  private:
   // Stands for what else is called for each vector of accumulators.
   struct SignStore {
-    SignEpilogue epilogue;
+    const SignBounds* bounds;
     std::uint32_t* words;  // [ceil(Co / 32), Ho, Wo]
   };
 
@@ -368,27 +305,23 @@ class PopcountPlan final : public BinaryConvPlan {
               const __m512i (&sums)[kChannels][kVectors], const SignStore& store) const {
     static_assert(kWordChannels<std::uint32_t> % kChannels == 0);
     if (count <= 0) return;
-    __m512i bits[Pixels<kVectors>::kCount];
-    for (__m512i& some : bits) some = _mm512_setzero_si512();
-    for (int i = 0; i < kChannels && i < count; ++i) {
-      const __m512 scale = _mm512_set1_ps(store.epilogue.scale[co + i]);
-      const __m512 bias = _mm512_set1_ps(store.epilogue.bias[co + i]);
-      const __m512 next = _mm512_set1_ps(store.epilogue.next[co + i]);
-      const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << ((co + i) % 32)));
-      for_accumulators(
-          co + i, pixels, sums[i], [&](int v, __m512i accumulator) __attribute__((always_inline)) {
-            const __m512 t =
-                _mm512_add_ps(_mm512_mul_ps(scale, _mm512_cvtepi32_ps(accumulator)), bias);
-            const __mmask16 above = _mm512_cmp_ps_mask(t, next, _CMP_GE_OQ);
-            bits[v] = _mm512_mask_or_epi32(bits[v], above, bits[v], bit);
-          });
-    }
+    constexpr int kCount = Pixels<kVectors>::kCount;
     std::uint32_t* const words = store.words + co / 32 * pixels.channel + pixels.first;
-    for (int v = 0; v < Pixels<kVectors>::kCount; ++v) {
-      if (co % 32 != 0) {
-        bits[v] =
-            _mm512_or_si512(bits[v], _mm512_maskz_loadu_epi32(pixels.lanes[v], words + v * kLanes));
-      }
+    __m512i bits[kCount];
+    for (int v = 0; v < kCount; ++v) {
+      bits[v] = co % 32 != 0 ? _mm512_maskz_loadu_epi32(pixels.lanes[v], words + v * kLanes)
+                             : _mm512_set1_epi32(static_cast<int>(store.bounds->flips(co / 32)));
+    }
+    for (int i = 0; i < kChannels && i < count; ++i) {
+      const __m512i bound = _mm512_set1_epi32(store.bounds->bound(co + i));
+      const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << ((co + i) % 32)));
+      for_accumulators(co + i, pixels, sums[i],
+                       [&](int v, __m512i accumulator) __attribute__((always_inline)) {
+                         const __mmask16 above = _mm512_cmpge_epi32_mask(accumulator, bound);
+                         bits[v] = _mm512_mask_xor_epi32(bits[v], above, bits[v], bit);
+                       });
+    }
+    for (int v = 0; v < kCount; ++v) {
       _mm512_mask_storeu_epi32(words + v * kLanes, pixels.lanes[v], bits[v]);
     }
   }

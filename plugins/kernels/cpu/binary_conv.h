@@ -15,6 +15,7 @@
 
 #include "core/activation.h"
 #include "core/conv_shape.h"
+#include "kernels/cpu/sign_bounds.h"
 
 namespace bitexport {
 namespace cpu {
@@ -30,14 +31,6 @@ struct Epilogue {
   const float* shift = nullptr;  // [Co], of kPRelu
   float low = 0.0f;              // of kClip
   float high = 0.0f;             // of kClip
-};
-
-// Signs of scale * accumulator + bias for another binary convolution: +1 where it is at or above
-// `next`, a NaN is not.
-struct SignEpilogue {
-  const float* scale;  // [Co]
-  const float* bias;   // [Co]
-  const float* next;   // [Co]
 };
 
 // The work on images of one size.
@@ -70,8 +63,8 @@ class BinaryConvPlan {
   virtual std::int32_t sign_units() const = 0;
 
   // Computes a part of words [ceil(Co / 32), Ho, Wo] (core/sign_planes.h), of one group.
-  virtual void convolve_to_signs(std::int32_t unit, const void* workspace,
-                                 const SignEpilogue& epilogue, std::uint32_t* words) const = 0;
+  virtual void convolve_to_signs(std::int32_t unit, const void* workspace, const SignBounds& bounds,
+                                 std::uint32_t* words) const = 0;
 
   // As convolve, but the bare accumulators [Co, Ho, Wo].
   virtual void accumulate(std::int32_t unit, const void* workspace,

@@ -25,11 +25,6 @@ class ChannelEpilogue {
     }
   }
 
-  ChannelEpilogue(const SignEpilogue& epilogue, std::int32_t co)
-      : scale_(epilogue.scale[co]), bias_(epilogue.bias[co]) {
-    static_assert(kActivation == Activation::kNone);
-  }
-
   float scale() const { return scale_; }
   float bias() const { return bias_; }
   float slope_or_low() const { return first_; }

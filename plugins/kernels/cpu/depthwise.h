@@ -76,17 +76,16 @@ class DepthwisePlan final : public BinaryConvPlan {
   // All at once: networks begin no chain with one channel.
   std::int32_t sign_units() const override { return 1; }
 
-  void convolve_to_signs(std::int32_t, const void* workspace, const SignEpilogue& epilogue,
+  void convolve_to_signs(std::int32_t, const void* workspace, const SignBounds& bounds,
                          std::uint32_t* words) const override {
     for (std::int32_t unit = 0; unit < conv_units(); ++unit) {
       run_unit(unit, workspace, [&](std::int32_t co, const Piece& piece, const std::int8_t* sums) {
-        const ChannelEpilogue<Activation::kNone> channel(epilogue, co);
-        const std::uint32_t bit = 1u << (co % 32);
+        const std::int32_t bound = bounds.bound(co);
         std::uint32_t* out = words + std::int64_t{co / 32} * pixels_ + piece.first;
         for (std::int32_t row = 0; row < piece.rows; ++row, sums += layout_.pitch) {
           for (std::int32_t i = 0; i < piece.columns; ++i, ++out) {
-            const bool positive = channel.sum(static_cast<float>(sums[i])) >= epilogue.next[co];
-            *out = (co % 32 == 0 ? 0u : *out) | (positive ? bit : 0u);
+            if (co % 32 == 0) *out = bounds.flips(co / 32);
+            *out ^= sums[i] >= bound ? 1u << (co % 32) : 0u;
           }
         }
       });

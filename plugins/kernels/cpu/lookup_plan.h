@@ -82,14 +82,9 @@ class LookupPlan final : public BinaryConvPlan {
              });
   }
 
-  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignEpilogue& epilogue,
+  void convolve_to_signs(std::int32_t unit, const void* workspace, const SignBounds& bounds,
                          std::uint32_t* words) const override {
-    run_unit(unit, words_, workspace, {},
-             [&](std::int32_t co, std::int32_t pixel, std::int32_t count,
-                 const std::uint16_t* counters) {
-               store_signs(epilogue, co, pixels_, {pixel, count}, counters, valid_.data() + pixel,
-                           words);
-             });
+    run_unit(unit, words_, workspace, {}, SignStore{&bounds, words});
   }
 
   void accumulate(std::int32_t unit, const void* workspace,
@@ -103,6 +98,12 @@ class LookupPlan final : public BinaryConvPlan {
   }
 
  private:
+  // Stands for what else is called for each output channel.
+  struct SignStore {
+    const SignBounds* bounds;
+    std::uint32_t* words;  // [ceil(Co / 32), Ho, Wo]
+  };
+
   // Some pairs of output channels of one group are the work of a unit.
   struct Chunks {
     std::int32_t pairs;  // of a chunk, at most
@@ -180,9 +181,18 @@ class LookupPlan final : public BinaryConvPlan {
       Vector::interleave(counters + i * Vector::kPixels);
     }
     const std::int32_t count = std::min(kPixels, pixels_ - pixel);
-    for (std::int32_t i = 2 * first_pair; i < std::min(channels, 2 * (first_pair + pairs)); ++i) {
-      const std::int32_t co = group * channels + i;
-      store(co, pixel, count, counters + (i - 2 * first_pair) * kPixels);
+    const std::int32_t end = std::min(channels, 2 * (first_pair + pairs));
+    if constexpr (std::is_same_v<Store, SignStore>) {
+      for (std::int32_t co = 2 * first_pair; co < end; co += 2 * kWordPairs) {
+        const WordCounters word = {co, std::min(2 * kWordPairs, end - co),
+                                   counters + (co - 2 * first_pair) * kPixels, kPixels};
+        write_words(*store.bounds, word, count, valid_.data() + pixel,
+                    store.words + std::int64_t{co / (2 * kWordPairs)} * pixels_ + pixel);
+      }
+    } else {
+      for (std::int32_t i = 2 * first_pair; i < end; ++i) {
+        store(group * channels + i, pixel, count, counters + (i - 2 * first_pair) * kPixels);
+      }
     }
   }
 

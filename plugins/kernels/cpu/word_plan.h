@@ -98,16 +98,14 @@ class WordPlan final : public BinaryConvPlan {
 
   std::int32_t sign_units() const override { return conv_units(); }
 
-  void convolve_to_signs(std::int32_t row, const void* workspace, const SignEpilogue& epilogue,
+  void convolve_to_signs(std::int32_t row, const void* workspace, const SignBounds& bounds,
                          std::uint32_t* words) const override {
     const std::int64_t pixels =
         std::int64_t{shape_.vertical.out_size()} * shape_.horizontal.out_size();
     for_row(row, workspace, [&](std::int32_t co, std::int64_t index, std::int32_t accumulator) {
-      const float t =
-          ChannelEpilogue<Activation::kNone>(epilogue, co).sum(static_cast<float>(accumulator));
       std::uint32_t& word = words[index - (std::int64_t{co} - co / 32) * pixels];
-      const std::uint32_t bit = t >= epilogue.next[co] ? 1u << (co % 32) : 0u;
-      word = co % 32 == 0 ? bit : word | bit;
+      if (co % 32 == 0) word = bounds.flips(co / 32);
+      word ^= accumulator >= bounds.bound(co) ? 1u << (co % 32) : 0u;
     });
   }
 
