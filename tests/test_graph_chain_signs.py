@@ -150,15 +150,21 @@ def test_a_plain_graph_has_no_chains():
     assert ops(graph) == []
 
 
-def test_a_bias_that_is_no_number_keeps_its_clip():
-    graph, _, _ = lowered(Chain(relu=True))
+# The sums of the first convolution are at most 8 * 9.
+@pytest.mark.parametrize(
+    ("index", "value", "float16"),
+    [(4, np.nan, False), (3, -np.inf, False), (3, 5e36, False), (4, 65520, True)],
+)
+def test_results_that_may_be_no_finite_numbers_stay(index, value, float16):
+    """An infinity would be bound by a Clip, to less than a threshold of infinity."""
+    graph, _, _ = lowered(Chain(relu=True), float16=float16)
     unchain_signs(graph)
     TopologicalSortPass()(graph)
     first = next(node for node in graph.graph if node.domain)
-    bias = first.inputs[4]
-    array = bias.const_value.numpy().copy()
-    array[0, 2] = np.nan
-    bias.const_value = ir.tensor(array, name=bias.name)
+    constant = first.inputs[index]
+    array = constant.const_value.numpy().copy()
+    array[0, 2] = value
+    constant.const_value = ir.tensor(array, name=constant.name)
     assert [record.layer for record in chain_signs(graph)] == ["layers.4"]
 
 

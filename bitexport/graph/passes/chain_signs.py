@@ -16,14 +16,15 @@ So is the rounding of a float16 network's y: for t the smallest float32 number s
 to t or more.
 
 All readers of Y must be such convolutions, with the same threshold, without groups; Y must have 32
-channels, so that a word for them fits its place. A scale or bias that is no finite number could
-make y a NaN, which a Clip need not keep: those stay.
+channels, so that a word for them fits its place. Scales and biases must keep y finite, in its own
+type: a Clip need not keep a NaN, and would bound an infinity, which is at or above Next = +inf.
 
 ``unchain_signs`` is the way back, to the same bits; of a Clip it leaves what the signs need.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ _RULE = "chain-signs"
 _FEWEST_CHANNELS = 32
 _CHAINED = tuple(op.name for op in OPS if op.chained)
 _ENDS = ("BinaryConv", "BinaryConvClip")
+_ROUNDS_TO_INFINITY = 65520  # and what is above, as float16
 Float32Array = npt.NDArray[np.float32]
 
 
@@ -172,12 +174,21 @@ def _link_behind(node: ir.Node) -> _Link | None:
         return None
     if any(value in reader.inputs[1:] for reader in readers) or thresholds[0] is None:
         return None
-    numbers = [constant(node.inputs[i]) for i in (3, 4, *range(5, len(node.inputs)))]
-    if any(array is None for array in numbers) or not all(
-        np.isfinite(array).all() for array in numbers[:2] if array is not None
-    ):
+    if any(constant(bound) is None for bound in node.inputs[5:]) or not _is_finite(node):
         return None
     return _Link(thresholds[0], readers)
+
+
+def _is_finite(node: ir.Node) -> bool:
+    """Whether scale * accumulator + bias is, whatever the activations are."""
+    scale, bias = constant(node.inputs[3]), constant(node.inputs[4])
+    if scale is None or bias is None:
+        return False
+    most = np.float32(math.prod(node.attributes.get_ints("wshape")[1:]))
+    with np.errstate(over="ignore"):
+        largest = np.abs(scale) * most + np.abs(bias)
+    halves = node.outputs[0].dtype == ir.DataType.FLOAT16
+    return bool((largest < (_ROUNDS_TO_INFINITY if halves else np.inf)).all())
 
 
 def _same(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> bool:
