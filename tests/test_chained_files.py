@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import native_nodes
@@ -10,6 +11,7 @@ import onnx
 import pytest
 import torch
 from native_models import run
+from onnx import helper
 from test_graph_chain_signs import SHAPE, Chain
 from torch import nn
 
@@ -23,8 +25,11 @@ from bitexport.errors import InputError
 from bitexport.exporter import ExportOptions
 from bitexport.families import LoadOptions
 from bitexport.graph.chains import as_given
+from bitexport.graph.read import read_onnx
 from bitexport.inspection import inspect_file
 from bitexport.models.xnor_net import AlexNet, AlexNetWidths, NetworkInNetwork
+from bitexport.ops.loose_signs import SIGN_MAKERS, loose_signs
+from bitexport.runtimes import ModelRefused
 from bitexport.verification import verify_file
 
 SEED = 23
@@ -80,6 +85,112 @@ def test_engines_are_built_of_what_plugins_know(exported, tmp_path):
     saved = tmp_path / "saved.onnx"
     assert str(saved) in trtexec_line(exported, None, EngineRequest(save_onnx=saved))
     assert ops(saved.read_bytes()) == list(model.plugin_nodes.values())
+
+
+def made_output(model: onnx.ModelProto, name: str) -> None:
+    model.graph.output.append(helper.make_tensor_value_info(name, 1, None))
+
+
+def read_by(op: str) -> Callable[[onnx.ModelProto, str], None]:
+    """A node that hands the signs out."""
+
+    def change(model: onnx.ModelProto, name: str) -> None:
+        model.graph.node.append(helper.make_node(op, [name], ["copy"], name="thief"))
+        made_output(model, "copy")
+
+    return change
+
+
+def as_bias(model: onnx.ModelProto, name: str) -> None:
+    """A reader of signs takes them at another input, too."""
+    reader = next(node for node in model.graph.node if name in node.input)
+    reader.input[3] = name
+
+
+def in_a_branch(model: onnx.ModelProto, name: str) -> None:
+    """A subgraph takes them from outside."""
+    copy = helper.make_node("Identity", [name], ["copied"])
+    out = helper.make_tensor_value_info("copied", 1, None)
+    branch = helper.make_graph([copy], "branch", [], [out])
+    true = helper.make_node("Constant", [], ["true"], value=helper.make_tensor("t", 9, [], [1]))
+    node = helper.make_node("If", ["true"], ["copy"], then_branch=branch, else_branch=branch)
+    model.graph.node.extend([true, node])
+    made_output(model, "copy")
+
+
+def made_in_a_branch(model: onnx.ModelProto, name: str) -> None:
+    """A subgraph makes them, and hands them out."""
+    maker = next(node for node in model.graph.node if name in node.output)
+    inner = onnx.NodeProto.FromString(maker.SerializeToString())
+    inner.output[0] = "inner"
+    out = helper.make_tensor_value_info("inner", 1, None)
+    branch = helper.make_graph([inner], "branch", [], [out])
+    true = helper.make_node("Constant", [], ["true"], value=helper.make_tensor("t", 9, [], [1]))
+    node = helper.make_node("If", ["true"], ["copy"], then_branch=branch, else_branch=branch)
+    model.graph.node.extend([true, node])
+    made_output(model, "copy")
+
+
+def made_in_a_function(model: onnx.ModelProto, name: str) -> None:
+    maker = next(node for node in model.graph.node if name in node.output)
+    inner = onnx.NodeProto.FromString(maker.SerializeToString())
+    model.functions.append(
+        helper.make_function(
+            "stranger", "F", list(maker.input), ["made"], [inner], list(model.opset_import)
+        )
+    )
+    model.functions[-1].node[0].output[0] = "made"
+    model.opset_import.append(helper.make_opsetid("stranger", 1))
+    call = helper.make_node("F", list(maker.input), ["copy"], domain="stranger")
+    model.graph.node.append(call)
+    made_output(model, "copy")
+
+
+def of_the_input(model: onnx.ModelProto, name: str) -> None:
+    """Signs that nobody made."""
+    reader = next(node for node in model.graph.node if name in node.input)
+    reader.input[0] = model.graph.input[0].name
+
+
+LOOSE = {
+    "an output": (made_output, "as an output of the model"),
+    "Identity": (read_by("Identity"), "Identity 'thief' with an input"),
+    "Relu": (read_by("Relu"), "Relu 'thief' with an input"),
+    "a bias": (as_bias, "with an input"),
+    "in a branch": (in_a_branch, "in a subgraph"),
+    "made in a branch": (made_in_a_branch, "in a subgraph or a function"),
+    "made in a function": (made_in_a_function, "in a subgraph or a function"),
+    "the input": (of_the_input, "that no node of a chain made"),
+}
+
+
+@pytest.mark.parametrize("case", LOOSE)
+def test_signs_that_leave_their_chain_are_refused(exported, tmp_path, case):
+    """Behind its words, what the kernels make is memory that nobody wrote."""
+    change, message = LOOSE[case]
+    model = onnx.load(exported)
+    assert loose_signs(model) is None
+    maker = next(node for node in model.graph.node if node.op_type in SIGN_MAKERS)
+    change(model, maker.output[0])
+    path = tmp_path / "loose.onnx"
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="broken chain") as refused:
+        read_onnx(path)
+    assert message in refused.value.got
+    for given in (str(path), path.read_bytes()):
+        with pytest.raises(ModelRefused, match="does not take the model") as told:
+            bitexport.session(given)
+        assert told.value.got == refused.value.got
+
+
+def test_a_session_takes_whole_chains_and_no_other_format(exported, tmp_path):
+    assert bitexport.session(str(exported)).get_outputs()
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(exported.read_bytes()[:-7])
+    with pytest.raises(ModelRefused, match="no ONNX file"):
+        bitexport.session(str(damaged))
+    with pytest.raises(ModelRefused, match="ONNX Runtime refuses"):
+        bitexport.session(str(tmp_path / "missing.onnx"))
 
 
 def test_runtimes_on_a_gpu_are_given_no_chains(exported):

@@ -16,6 +16,7 @@ from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.calls import refuse_unfolding
 from bitexport.graph.layers import LayerInfo, layers_of
 from bitexport.onnx_library import OnnxLibrary, OnnxRefusal
+from bitexport.ops.loose_signs import loose_signs
 from bitexport.ops.table import DOMAIN
 
 __all__ = [
@@ -111,6 +112,13 @@ def _parsed(path: Path, data: bytes, library: OnnxLibrary) -> onnx.ModelProto:
             fix="Save the model again without external data.",
         )
     refuse_unfolding(proto, path)
+    if (found := loose_signs(proto)) is not None:
+        raise InputError(
+            f"{path}: a broken chain of binary convolutions",
+            got=found,
+            expected="signs that go from one op of a chain straight to others",
+            fix="Export the model again with `bitexport onnx`.",
+        )
     return proto
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
 from bitexport.errors import RuntimeFailure
+from bitexport.ops.loose_signs import SIGN_MAKERS, loose_signs
 from bitexport.runtimes.base import Arrays, Availability, ModelRefused
 from bitexport.runtimes.driver import first_gpu
 from bitexport.runtimes.libraries import (
@@ -183,6 +185,8 @@ def _open(
             expected=f"{library} of this version",
             fix="Install bitexport again.",
         ) from error
+    if library is not None:
+        _require_whole_chains(model)
     try:
         return imported().InferenceSession(model, options, providers=providers or [_CPU])
     except Exception as error:
@@ -200,6 +204,35 @@ def _open(
             expected="a model that loads",
             fix="Check the file with `bitexport inspect`.",
         ) from error
+
+
+def _require_whole_chains(model: bytes | str) -> None:
+    """Refuse a model in which our kernels' signs reach other ops, see ops/loose_signs.py.
+
+    Most models have no signs: of those nothing is parsed.
+
+    Raises:
+        ModelRefused: It is one.
+    """
+    try:
+        data = model if isinstance(model, bytes) else Path(model).read_bytes()
+    except OSError:
+        return  # ONNX Runtime says what is wrong with it
+    if not any(name.encode() in data for name in SIGN_MAKERS):
+        return
+    import onnx
+
+    try:
+        found = loose_signs(onnx.ModelProto.FromString(data))
+    except DecodeError as error:
+        found = f"what is no ONNX file: {error}"
+    if found is not None:
+        raise ModelRefused(
+            "The op library does not take the model",
+            got=found,
+            expected="signs that go from one op of a chain straight to others",
+            fix="Export the model again with `bitexport onnx`.",
+        )
 
 
 def _cuda_library() -> Path | None:
