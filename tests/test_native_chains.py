@@ -116,6 +116,52 @@ def test_chains_change_no_bit_of_the_kernels_results(library, case, elem):
     assert np.array_equal(run(apart, feed, library), want)
 
 
+# Of each, S * accumulator + B stays finite; in float16 that of the small ones.
+NUMBERS = (0, -0.0, 1, -1, 1e-45, -1e-45, 1e-38, 2**-24, -(2**-25), 0.5, -13, 7, -1e34, 1e34)
+THRESHOLDS = (0, -0.0, np.nan, np.inf, -np.inf, 1, -3, 3e38, 1e-45, 65504, 65520, -65520, -7e4)
+
+
+def extreme(nodes: list[NodeData], rng: np.random.Generator, largest: float) -> list[NodeData]:
+    """Odd numbers everywhere, and thresholds that some result hits exactly."""
+    numbers = [v for v in NUMBERS if abs(v) <= largest]
+    changed: list[NodeData] = []
+    for node in nodes:
+        tensors = {name: array.copy() for name, array in node.tensors.items()}
+        for name, values in (("S", numbers), ("B", numbers), ("Th", THRESHOLDS)):
+            odd = rng.random(tensors[name].shape) < 0.5
+            tensors[name][odd] = rng.choice(np.array(values, np.float32), odd.sum())
+        if changed:
+            before, th = changed[-1].tensors, tensors["Th"]
+            sums = rng.integers(-20, 20, th.shape).astype(np.float32)
+            hit = before["S"].reshape(th.shape) * sums + before["B"].reshape(th.shape)
+            tensors["Th"] = np.where(rng.random(th.shape) < 0.3, hit, th)
+        if "Lo" in tensors:
+            tensors["Lo"][...] = rng.choice(np.array([0, -0.0, -np.inf, -1], np.float32))
+            tensors["Hi"][...] = rng.choice(np.array([0, np.inf, 6], np.float32))
+        changed.append(NodeData(node.op, tensors, node.attributes))
+    return changed
+
+
+@pytest.mark.parametrize("elem", [FLOAT, FLOAT16], ids=["float32", "float16"])
+def test_extreme_numbers_decide_as_without_chains(library, monkeypatch, elem):
+    rng = np.random.default_rng(SEED)
+    shape, layers = (2, 33, 7, 6), [Layer(40, op=CLIP), Layer(65, (1, 1), ONE), Layer(33, op=CLIP)]
+    usable = kernels(monkeypatch, chained(layer_nodes(33, layers), elem)[1], library)
+    for _ in range(6):
+        monkeypatch.delenv("BITEXPORT_CPU_KERNEL")
+        largest = 20 if elem == FLOAT16 else np.inf
+        nodes = extreme(layer_nodes(33, layers), rng, largest)
+        before, after = chained(nodes, elem)
+        with np.errstate(over="ignore"):
+            feed = {"X": images(shape, nodes).astype(elem.numpy())}
+        want = run(before, feed, library)
+        apart = serialized(unchained(ir.from_proto(onnx.load_from_string(after))))
+        assert np.array_equal(run(apart, feed, library), want)
+        for kernel in usable:
+            monkeypatch.setenv("BITEXPORT_CPU_KERNEL", kernel)
+            assert np.array_equal(run(after, feed, library), want), f"{kernel}, seed {SEED}"
+
+
 def test_runs_repeat_and_one_session_takes_all_sizes(library):
     nodes = layer_nodes(64, [Layer(96), Layer(96, op=CLIP), Layer(40)])
     before, after = chained(nodes)
