@@ -1,4 +1,5 @@
-// The inner loop of the popcount kernel: mismatching bits of output channels.
+// The inner loop of the popcount kernel: mismatching bits of output channels; and the words that it
+// runs over.
 //
 // To be included once in a file, between the lines of target.h.
 
@@ -40,6 +41,24 @@ struct Words64 {
     return _mm512_permutex2var_epi32(sums[2 * kIndex], low, sums[kLast]);
   }
 };
+
+// Copies a tile's words under all taps of all planes together, to rows of `pitch` words; writes up
+// to a vector past each row.
+template <typename Words>
+void gather(const ConvShape& shape, const PlaneLayout& layout, const typename Words::Word* planes,
+            const Runs& runs, std::int64_t pitch, typename Words::Word* words) {
+  for (std::int32_t plane = 0; plane < layout.planes_per_group; ++plane) {
+    for (std::int32_t tap = 0; tap < shape.taps(); ++tap, words += pitch) {
+      const auto* source = planes + plane * layout.plane + layout.tap_offset(shape, tap);
+      for (const Run& run : runs) {
+        for (std::int32_t done = 0; done < run.length; done += Words::kPixels) {
+          _mm512_storeu_si512(words + run.first + done,
+                              _mm512_loadu_si512(source + run.source + done));
+        }
+      }
+    }
+  }
+}
 
 // Mismatches of kVectors vectors of pixels with kChannels output channels.
 //

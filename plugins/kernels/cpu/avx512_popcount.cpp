@@ -215,7 +215,8 @@ class PopcountPlan final : public BinaryConvPlan {
         far.resize(static_cast<std::size_t>(weights_->rows * pitch + Words::kPixels));
         tile_words = far.data();
       }
-      gather(planes, runs_[static_cast<std::size_t>(tile)], pitch, tile_words);
+      gather<Words>(shape_, layout_, planes, runs_[static_cast<std::size_t>(tile)], pitch,
+                    tile_words);
       words = tile_words;
     }
     const Place place = {first, blocks};
@@ -348,21 +349,6 @@ class PopcountPlan final : public BinaryConvPlan {
     one(std::integral_constant<int, 1>{});
     one(std::integral_constant<int, 2>{});
     one(std::integral_constant<int, 3>{});
-  }
-
-  // Copies a tile's words under all taps together; writes up to a vector past each row.
-  void gather(const Word* planes, const Runs& runs, std::int64_t pitch, Word* words) const {
-    for (std::int32_t plane = 0; plane < layout_.planes_per_group; ++plane) {
-      for (std::int32_t tap = 0; tap < shape_.taps(); ++tap, words += pitch) {
-        const Word* source = planes + plane * layout_.plane + layout_.tap_offset(shape_, tap);
-        for (const Run& run : runs) {
-          for (std::int32_t done = 0; done < run.length; done += Words::kPixels) {
-            _mm512_storeu_si512(words + run.first + done,
-                                _mm512_loadu_si512(source + run.source + done));
-          }
-        }
-      }
-    }
   }
 
   ConvShape shape_;
