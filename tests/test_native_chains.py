@@ -263,3 +263,26 @@ def test_refusals_name_the_node(library, tmp_path):
         assert error is not None, name
         assert re.search(re.escape(message), error), error
         assert f"{node.op.name} node 'stage1.conv2'" in error, error
+
+
+def fed_signs(words: np.ndarray, shape: tuple[int, ...], offset: int) -> np.ndarray:
+    """A float16 tensor that holds words and the stamp, ``offset`` bytes from a whole word."""
+    memory = np.zeros(2 * int(np.prod(shape)) + 16, np.uint8)
+    start = -memory.ctypes.data % 8 + offset
+    stamped = np.append(words, np.array([0xFE15FD67, 0x7FB9FF5B], np.uint32)).view(np.uint8)
+    memory[start : start + stamped.size] = stamped
+    return memory[start : start + 2 * int(np.prod(shape))].view(np.float16).reshape(shape)
+
+
+def test_words_that_somebody_feeds_are_read_where_a_word_may_lie(library):
+    shape = (1, 40, 2, 3)
+    model = model_of(chained_node("BinaryConvOfSigns", 40, 8), 4, elem=FLOAT16)
+    opened = session(model.SerializeToString(), library)
+    words = np.random.default_rng(SEED).integers(0, 1 << 32, 12, np.uint32)
+    words[6:] &= 0xFF  # of channels 32 to 39
+    bits = (words.reshape(2, 1, 6) >> np.arange(32, dtype=np.uint32)[:, None]) & 1
+    signs = np.where(bits.reshape(64, 2, 3)[None, :40], 1, -1).astype(np.float16)
+    want = run(model.SerializeToString(), {"Signs": signs}, None)
+    assert np.array_equal(opened.run(None, {"Signs": fed_signs(words, shape, 0)})[0], want)
+    with pytest.raises(Exception, match="got other numbers"):
+        opened.run(None, {"Signs": fed_signs(words, shape, 2)})

@@ -113,7 +113,9 @@ std::int64_t words_of(const Shape& tensor) { return sign_words(tensor[1]) * pixe
 // The signs that another op of this library made, see core/sign_planes.h.
 const std::uint32_t* signs_in(const Tensor& tensor) {
   const auto* words = tensor.as<std::uint32_t>();
-  if (!has_sign_stamp(words + tensor.shape[0] * words_of(tensor.shape))) {
+  // What a node made is aligned; numbers of 16 bits that a user feeds need not be.
+  const bool aligned = reinterpret_cast<std::uintptr_t>(words) % alignof(std::uint32_t) == 0;
+  if (!aligned || !has_sign_stamp(words + tensor.shape[0] * words_of(tensor.shape))) {
     throw Failure(
         "expected Signs that come straight from a node of a chain, got other numbers; feed the "
         "model its own inputs, or export it again");
