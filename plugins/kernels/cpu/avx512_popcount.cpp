@@ -85,7 +85,7 @@ class PopcountPlan final : public BinaryConvPlan {
   }
 
   void pack_signs(std::int32_t unit, const std::uint32_t* words, void* workspace) const override {
-    constexpr std::int32_t kWords = sizeof(Word) / sizeof(*words);
+    constexpr std::int32_t kWords = kSourceWords<Word>;
     const std::int32_t plane = unit % units_.planes;
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
     avx512::pack_rows_of_signs(shape_, layout_, rows_of(unit), words + plane * kWords * image,

@@ -21,6 +21,10 @@ inline constexpr std::int32_t kWeightBlock = 8;
 template <typename Word>
 inline constexpr std::int32_t kWordChannels = 8 * static_cast<std::int32_t>(sizeof(Word));
 
+// Words of the op, or of signs, in one of the kernel.
+template <typename Word>
+inline constexpr std::int32_t kSourceWords = kWordChannels<Word> / kWordChannels<std::uint32_t>;
+
 // Words [group, blocks, planes * kh * kw, kWeightBlock].
 template <typename Word>
 struct PopcountWeights {
@@ -34,7 +38,6 @@ struct PopcountWeights {
         rows(divided_up(shape.in_channels_per_group(), kWordChannels<Word>) * shape.taps()),
         words(static_cast<std::size_t>(std::int64_t{shape.group} * blocks * rows * kWeightBlock)),
         source(weight, weight + shape.weight_words()) {
-    constexpr std::int32_t kSourceWords = kWordChannels<Word> / kWordChannels<std::uint32_t>;
     for (std::int32_t co = 0; co < shape.out_channels; ++co) {
       const std::int32_t within = co % shape.out_channels_per_group();
       Word* column = words.data() + within % kWeightBlock +
@@ -43,8 +46,9 @@ struct PopcountWeights {
         for (std::int32_t i = 0; i < shape.words_per_tap(); ++i) {
           const Word word =
               weight[(std::int64_t{co} * shape.taps() + tap) * shape.words_per_tap() + i];
-          const std::int64_t row = std::int64_t{i / kSourceWords} * shape.taps() + tap;
-          column[row * kWeightBlock] |= word << (i % kSourceWords * kWordChannels<std::uint32_t>);
+          const std::int64_t row = std::int64_t{i / kSourceWords<Word>} * shape.taps() + tap;
+          column[row * kWeightBlock] |= word
+                                        << (i % kSourceWords<Word> * kWordChannels<std::uint32_t>);
         }
       }
     }
