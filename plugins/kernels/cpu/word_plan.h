@@ -14,6 +14,7 @@ namespace cpu {
 namespace {
 
 constexpr std::int32_t kWordBits = 64;
+constexpr std::int32_t kSigns = 32;  // in a word that is handed on
 
 std::int32_t wide_words(std::int32_t channels) { return (channels + kWordBits - 1) / kWordBits; }
 
@@ -100,13 +101,21 @@ class WordPlan final : public BinaryConvPlan {
 
   void convolve_to_signs(std::int32_t row, const void* workspace, const SignBounds& bounds,
                          std::uint32_t* words) const override {
-    const std::int64_t pixels =
-        std::int64_t{shape_.vertical.out_size()} * shape_.horizontal.out_size();
-    for_row(row, workspace, [&](std::int32_t co, std::int64_t index, std::int32_t accumulator) {
-      std::uint32_t& word = words[index - (std::int64_t{co} - co / 32) * pixels];
-      if (co % 32 == 0) word = bounds.flips(co / 32);
-      word ^= accumulator >= bounds.bound(co) ? 1u << (co % 32) : 0u;
-    });
+    const auto* activations = static_cast<const std::uint64_t*>(workspace);
+    const std::int32_t width = shape_.horizontal.out_size();
+    const std::int64_t pixels = std::int64_t{shape_.vertical.out_size()} * width;
+    for (std::int32_t first = 0; first < shape_.out_channels; first += kSigns) {
+      std::uint32_t* out = words + first / kSigns * pixels + std::int64_t{row} * width;
+      const std::int32_t channels = std::min(kSigns, shape_.out_channels - first);
+      for (std::int32_t column = 0; column < width; ++column) {
+        std::uint32_t word = bounds.flips(first / kSigns);
+        for (std::int32_t i = 0; i < channels; ++i) {
+          const std::int32_t accumulator = accumulator_at(activations, first + i, row, column);
+          word ^= accumulator >= bounds.bound(first + i) ? 1u << i : 0u;
+        }
+        out[column] = word;
+      }
+    }
   }
 
   void accumulate(std::int32_t row, const void* workspace,
