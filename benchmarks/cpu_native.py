@@ -27,7 +27,7 @@ import bitexport
 from bitexport.runtimes.ort_profile import profile_nodes
 
 
-def make_session(path: str, threads: int, *, native: bool) -> onnxruntime.InferenceSession:
+def make_session(model: str | bytes, threads: int, *, native: bool) -> onnxruntime.InferenceSession:
     """A session on the CPU, with or without our op library."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -35,7 +35,7 @@ def make_session(path: str, threads: int, *, native: bool) -> onnxruntime.Infere
     options.log_severity_level = 3
     if native:
         options.register_custom_ops_library(str(bitexport.op_library_path()))
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def require_kernels(path: str, feed: dict[str, np.ndarray], threads: int) -> None:
