@@ -8,24 +8,26 @@ reads it would hand out what the process had there before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 from bitexport.ops.table import DOMAIN, OPS
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["SIGN_MAKERS", "loose_signs"]
 
 SIGN_MAKERS = tuple(op.name for op in OPS if op.makes_signs)
 _TAKERS = tuple(op.name for op in OPS if op.takes_signs)
 _CHAINED = {op.name for op in OPS if op.chained}
+# A message of onnx's, which whoever parsed it knows; the names are those of onnx.proto.
+_Proto = Any
 
 
-def loose_signs(proto: onnx.ModelProto) -> str | None:
+def loose_signs(proto: _Proto) -> str | None:
     """The first thing that breaks a chain, in words; None where all chains hold together.
 
     A chain lies in the main graph: what a subgraph or a function hands out is not followed.
+
+    Args:
+        proto: A ModelProto.
     """
     graph = proto.graph
     signs = {name for n in graph.node if _is_one_of(n, SIGN_MAKERS) for name in n.output if name}
@@ -45,7 +47,7 @@ def loose_signs(proto: onnx.ModelProto) -> str | None:
         names.update(name for node in subgraph.node for name in node.input)
         if names & signs:
             return f"signs {min(names & signs)!r} in a subgraph"
-    bodies: list[onnx.GraphProto | onnx.FunctionProto] = [*subgraphs]
+    bodies = [*subgraphs]
     for function in proto.functions:
         bodies += [function, *_graphs_within(function.node)]
     for node in (node for body in bodies for node in body.node):
@@ -54,15 +56,15 @@ def loose_signs(proto: onnx.ModelProto) -> str | None:
     return None
 
 
-def _is_one_of(node: onnx.NodeProto, names: Iterable[str]) -> bool:
+def _is_one_of(node: _Proto, names: Iterable[str]) -> bool:
     return node.domain == DOMAIN and node.op_type in names
 
 
-def _title(node: onnx.NodeProto) -> str:
+def _title(node: _Proto) -> str:
     return f"{node.op_type} {node.name!r}"
 
 
-def _graphs_within(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+def _graphs_within(nodes: Iterable[_Proto]) -> Iterator[_Proto]:
     """All subgraphs, which protobuf lets lie 100 deep at most."""
     for node in nodes:
         for attribute in node.attribute:
