@@ -10,13 +10,15 @@ import threading
 from pathlib import Path
 
 import numpy as np
+from native_chains import Layer, layer_nodes, model_of_layers, serialized
 from native_models import session
-from native_nodes import binary_node, feed_of
-from single_node import model_of
+from native_nodes import feed_of
 
+from bitexport.graph.passes.chain_signs import chain_signs
 from bitexport.runtimes import op_library_path
-from bitexport.spec import ConvGeometry
 
+CHANNELS = 72
+MODELS = ([Layer(40)], [Layer(40), Layer(33, op="BinaryConvClip"), Layer(40)])
 SESSIONS = 6
 WORKERS = 3
 SHAPES = ((5, 5), (14, 14), (23, 9))
@@ -32,16 +34,18 @@ def resident() -> int:
     return next(int(x.split()[1]) << 10 for x in lines if x.startswith("VmRSS:"))
 
 
-class Layer:
-    """A node of ours with the answers that it gave when nothing else ran."""
+class Served:
+    """A node of ours, or some that hand signs on, with the answers when nothing else ran."""
 
-    def __init__(self, library: Path, threads: int) -> None:
-        pads = ConvGeometry(pads=(1, 1, 1, 1))
-        self.node = binary_node("BinaryConv", 72, 40, (3, 3), pads)
-        self.model = model_of(self.node, 4).SerializeToString()
+    def __init__(self, library: Path, threads: int, layers: list[Layer]) -> None:
+        nodes = layer_nodes(CHANNELS, layers)
+        graph = model_of_layers(nodes)
+        if len(chain_signs(graph)) != len(layers) - 1:
+            raise AssertionError("no chain")
+        self.model = serialized(graph)
         self.library, self.threads = library, threads
         self.session = session(self.model, library, threads)
-        self.feeds = [feed_of(self.node, (LARGEST_BATCH, 72, *size))["X"] for size in SHAPES]
+        self.feeds = [feed_of(nodes[0], (LARGEST_BATCH, CHANNELS, *size))["X"] for size in SHAPES]
         self.answers = [self.session.run(None, {"X": x})[0] for x in self.feeds]
 
     def infer(self, rng: random.Random) -> None:
@@ -59,16 +63,16 @@ class Layer:
 def soak(count: int) -> tuple[int, int]:
     """Run ``count`` inferences; (bytes after warming up, bytes at the end)."""
     library = op_library_path()
-    layers = [Layer(library, 1 + i % 2) for i in range(SESSIONS)]
+    served = [Served(library, 1 + i % 2, MODELS[i // 2 % 2]) for i in range(SESSIONS)]
     problems: list[BaseException] = []
 
     def work(seed: int, inferences: int) -> None:
         rng = random.Random(seed)
         try:
             for i in range(inferences):
-                rng.choice(layers).infer(rng)
+                rng.choice(served).infer(rng)
                 if seed % WORKERS == 0 and i % 50 == 49:
-                    rng.choice(layers).renew()
+                    rng.choice(served).renew()
         except BaseException as error:
             problems.append(error)
 
