@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import Outcome, run
+from command_line import Outcome, run, run_process
 from family_networks import export_family
 from onnx import TensorProto, helper
 
@@ -183,6 +183,18 @@ def test_trtexec_line_of_a_changed_model(wrn: Path, tmp_path: Path) -> None:
 def test_trtexec_needs_a_file_for_a_changed_model(wrn: Path, tmp_path: Path) -> None:
     arguments = (wrn, "--fp16", "--print-trtexec")
     fails(2, "--save-onnx", arguments=arguments, folder=tmp_path)
+
+
+@pytest.mark.skipif(not TensorRTRTX().availability().ok, reason="no TensorRT-RTX")
+def test_what_the_parser_prints_by_itself_is_not_heard(wrn: Path, tmp_path: Path) -> None:
+    """Of a type that it does not know, it tells the terminal, past its logger."""
+    model = onnx.load(wrn)
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT4
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    ended = run_process("trt", path, "-o", tmp_path / "model.engine", *RTX, cwd=tmp_path)
+    assert ended.code in (2, 4)
+    assert len(ended.err.splitlines()) == 1, ended.err
 
 
 def test_a_name_that_a_terminal_would_obey(tmp_path: Path) -> None:

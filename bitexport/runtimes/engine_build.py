@@ -7,8 +7,11 @@ has stands in ``tensorrt.py`` and ``tensorrt_rtx.py``.
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from bitexport.errors import RuntimeFailure, UnsupportedModel
@@ -56,7 +59,9 @@ class NetworkBuild:
             UnsupportedModel: The parser refuses it.
         """
         parser = self._trt.OnnxParser(self.network, self.logger)
-        if not parser.parse(model):
+        with _stderr_unheard():
+            parsed = parser.parse(model)
+        if not parsed:
             errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
             got = errors[-1] if errors else self.logger.last
             raise UnsupportedModel(
@@ -162,6 +167,23 @@ def _strongly_typed(trt: Any) -> int:  # noqa: ANN401
     known = trt.NetworkDefinitionCreationFlag.__members__
     wanted = [known[name] for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if name in known]
     return sum(1 << int(flag) for flag in wanted)
+
+
+@contextmanager
+def _stderr_unheard() -> Iterator[None]:
+    """Drop what the parser prints past its logger: what matters is among its errors."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: nobody listens
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _parser_error(error: Any) -> str:  # noqa: ANN401
