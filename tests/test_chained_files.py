@@ -107,39 +107,41 @@ def as_bias(model: onnx.ModelProto, name: str) -> None:
     reader.input[3] = name
 
 
+def branched(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """A node in both branches of an If, whose result the model hands out."""
+    out = helper.make_tensor_value_info(node.output[0], 1, None)
+    branch = helper.make_graph([node], "branch", [], [out])
+    true = helper.make_node("Constant", [], ["true"], value=helper.make_tensor("t", 9, [], [1]))
+    choice = helper.make_node("If", ["true"], ["copy"], then_branch=branch, else_branch=branch)
+    model.graph.node.extend([true, choice])
+    made_output(model, "copy")
+
+
+def maker_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    """A copy of the node that makes the signs, with another output."""
+    inner = onnx.NodeProto()
+    inner.CopyFrom(next(node for node in model.graph.node if name in node.output))
+    inner.output[0] = "made"
+    return inner
+
+
 def in_a_branch(model: onnx.ModelProto, name: str) -> None:
     """A subgraph takes them from outside."""
-    copy = helper.make_node("Identity", [name], ["copied"])
-    out = helper.make_tensor_value_info("copied", 1, None)
-    branch = helper.make_graph([copy], "branch", [], [out])
-    true = helper.make_node("Constant", [], ["true"], value=helper.make_tensor("t", 9, [], [1]))
-    node = helper.make_node("If", ["true"], ["copy"], then_branch=branch, else_branch=branch)
-    model.graph.node.extend([true, node])
-    made_output(model, "copy")
+    branched(model, helper.make_node("Identity", [name], ["copied"]))
 
 
 def made_in_a_branch(model: onnx.ModelProto, name: str) -> None:
     """A subgraph makes them, and hands them out."""
-    maker = next(node for node in model.graph.node if name in node.output)
-    inner = onnx.NodeProto.FromString(maker.SerializeToString())
-    inner.output[0] = "inner"
-    out = helper.make_tensor_value_info("inner", 1, None)
-    branch = helper.make_graph([inner], "branch", [], [out])
-    true = helper.make_node("Constant", [], ["true"], value=helper.make_tensor("t", 9, [], [1]))
-    node = helper.make_node("If", ["true"], ["copy"], then_branch=branch, else_branch=branch)
-    model.graph.node.extend([true, node])
-    made_output(model, "copy")
+    branched(model, maker_of(model, name))
 
 
 def made_in_a_function(model: onnx.ModelProto, name: str) -> None:
-    maker = next(node for node in model.graph.node if name in node.output)
-    inner = onnx.NodeProto.FromString(maker.SerializeToString())
+    maker = maker_of(model, name)
     model.functions.append(
         helper.make_function(
-            "stranger", "F", list(maker.input), ["made"], [inner], list(model.opset_import)
+            "stranger", "F", list(maker.input), ["made"], [maker], list(model.opset_import)
         )
     )
-    model.functions[-1].node[0].output[0] = "made"
     model.opset_import.append(helper.make_opsetid("stranger", 1))
     call = helper.make_node("F", list(maker.input), ["copy"], domain="stranger")
     model.graph.node.append(call)
