@@ -216,12 +216,12 @@ REFUSALS = {
     "channels": (
         chained_node("BinaryConvOfSigns", 32, 8),
         (2, 31, 3, 3),
-        "X is [2, 31, 3, 3]",
+        "the input is [2, 31, 3, 3]",
     ),
     "rank": (
         chained_node("BinaryConvOfSigns", 32, 8),
         (2, 32, 3),
-        "expected X [N, Ci, H, W], got [2, 32, 3]",
+        "expected an input [N, Ci, H, W], got [2, 32, 3]",
     ),
     "few signs in": (
         chained_node("BinaryConvOfSigns", 31, 8),

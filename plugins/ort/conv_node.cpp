@@ -142,11 +142,11 @@ ConvShape smallest_shape(const ConvArguments& attributes) {
 }
 
 ConvShape conv_shape(const ConvArguments& attributes, const Shape& x) {
-  if (x.size() != kRank) throw Failure("expected X [N, Ci, H, W], got " + to_string(x));
+  if (x.size() != kRank) throw Failure("expected an input [N, Ci, H, W], got " + to_string(x));
   ConvArguments arguments = attributes;
   for (std::size_t i = 0; i < kRank; ++i) arguments.input[i] = x[i];
   const ConvShapeResult result = make_conv_shape(arguments);
-  require(result, "; X is " + to_string(x));
+  require(result, "; the input is " + to_string(x));
   return result.shape;
 }
 
