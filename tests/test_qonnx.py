@@ -187,6 +187,98 @@ def test_one_bit_quant_is_bipolar(tmp_path):
     assert list(check(path, tmp_path / "m.onnx").values()) == ["BinaryConv"]
 
 
+def bits_of_a_negative_scale(net: Network) -> str:
+    weight = net.quant(net.weight(4, 3, 3, 3), -0.5, bits=1.0)
+    return net.conv(net.quant("image", -0.25, bits=1.0), weight)
+
+
+def bits_of_scales_of_either_sign(net: Network) -> str:
+    scales = np.array([0.5, -0.25, 0.75, 0.1], np.float32).reshape(4, 1, 1, 1)
+    return net.conv("image", net.quant(net.weight(4, 3, 3, 3), scales, bits=1.0))
+
+
+def bits_beside_a_zero_point(net: Network) -> str:
+    weight = net.quant(net.weight(4, 3, 3, 3), 0.5, 1.0, bits=1.0)
+    return net.conv(net.quant("image", 0.5, 1.0, bits=1.0), weight)
+
+
+def bits_of_a_computed_scale(net: Network) -> str:
+    mean = net.node("ReduceMean", net.node("Abs", "image"), axes=[1, 2, 3])
+    signs = net.node("Quant", "image", mean, net.constant(0.0), net.constant(1.0),
+                     domain=DOMAIN, signed=1, narrow=0, rounding_mode="ROUND")  # fmt: skip
+    return net.conv(signs, net.quant(net.weight(4, 3, 3, 3), 0.5, bits=1.0))
+
+
+@pytest.mark.parametrize(
+    ("build", "op"),
+    [
+        (bits_of_a_negative_scale, "Conv"),
+        (bits_of_scales_of_either_sign, "Conv"),
+        (bits_beside_a_zero_point, "Conv"),
+        (bits_of_a_computed_scale, "SignConv"),
+    ],
+)
+def test_one_signed_bit_is_minus_or_plus_one_with_any_scale(tmp_path, build, op):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", build(net)))
+    assert list(check(path, tmp_path / "m.onnx").values()) == [op]
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")  # by the executor
+def test_a_channel_whose_scale_is_zero_is_stored_in_bits(tmp_path):
+    net = Network()
+    scales = np.array([0.5, 0, 0.75, 0.1], np.float32).reshape(4, 1, 1, 1)
+    weight = net.quant(net.weight(4, 3, 3, 3), scales, bits=1.0)
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", net.conv("image", weight)))
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["SignConv"]
+
+
+def test_a_scale_that_constants_give(tmp_path):
+    net = Network()
+    latent = net.weight(4, 3, 3, 3)
+    mean = net.node("ReduceMean", net.node("Abs", latent), axes=[1, 2, 3])
+    weight = net.node("Quant", latent, mean, net.constant(0.0), net.constant(1.0),
+                      domain=DOMAIN, signed=1, narrow=0)  # fmt: skip
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", net.conv("image", weight)))
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["SignConv"]
+
+
+def test_what_quant_leaves_out_is_as_its_specification_says(tmp_path):
+    """QONNX's executor wants both attributes; its page of the operator has signed 1, narrow 0."""
+    paths = []
+    for stated in ({}, {"signed": 1, "narrow": 0}):
+        net = Network()
+        values = (net.constant(value) for value in (0.25, 0.0, 4.0))
+        x = net.node("Quant", "image", *values, domain=DOMAIN, **stated)
+        x = net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.5))
+        path = net.save(tmp_path / f"q{len(paths)}.onnx", net.node("Flatten", x))
+        bitexport.import_qonnx(path, tmp_path / f"m{len(paths)}.onnx")
+        paths.append(tmp_path / f"m{len(paths)}.onnx")
+    first, second = (
+        runtime_named("ort").load(read_onnx(path)[1]).run({"input": images()})["logits"]
+        for path in paths
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_nodes_need_no_names(tmp_path):
+    net = Network()
+    output = typical(net)
+    for node in net.nodes:
+        node.name = ""
+    path = net.save(tmp_path / "q.onnx", output)
+    layers = check(path, tmp_path / "m.onnx")
+    assert sorted(layers.values()) == ["BinaryConv"] * 3 + ["Conv", "SignConv"]
+
+
+def test_a_scale_of_the_images_dimensions_in_front_of_flatten(tmp_path):
+    net = Network()
+    x = net.node("Flatten", net.bipolar("image", np.full((1, 1, 1, 1), 0.5)))
+    x = net.node("Gemm", x, net.weight(5, 3 * SIZE * SIZE), transB=1)
+    path = net.save(tmp_path / "q.onnx", x)
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["Gemm"]
+
+
 def test_zero_is_plus_one(tmp_path):
     """sign(0) is +1 in QONNX, for weights and activations alike."""
     net = Network()

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    LiftConstantsToInitializersPass,
+    NameFixPass,
+    RemoveUnusedNodesPass,
+)
 
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.capture import INPUT_NAME, OUTPUT_NAME
@@ -68,6 +72,8 @@ def read_qonnx(path: Path) -> QonnxModel:
             node.metadata_props.pop(SCOPES, None)
             if scopes is not None:
                 node.metadata_props[SCOPES] = repr(["", scopes, ""])
+        # The passes name what they write after the nodes, whose names ONNX leaves free.
+        NameFixPass()(graph)
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
         _name_interface(path, graph)
         reference = _reference(path, graph, library)

@@ -5,6 +5,7 @@ project's ``custom_op/general/{bipolar_quant,intquant}.py``:
 
     BipolarQuant(X, s)      = s * (X >= 0 ? +1 : -1)
     Quant(X, s, z, bits)    = s * (round(clip(X / s + z, low, high)) - z)
+    Quant(X, s, z, 1)       = s * ((X / s + z >= 0 ? +1 : -1) - z)    if signed
 
 low and high are -2^(bits-1) (one more if narrow) and 2^(bits-1) - 1 if signed, else 0 and
 2^bits - 1 (one less if narrow).
@@ -36,12 +37,12 @@ class IntegerGrid:
     Attributes:
         low: The least integer.
         high: The greatest integer.
-        rounding: The standard operator that rounds.
+        rounding: The standard operator that rounds; None takes high from 0 on and low below it.
     """
 
     low: float
     high: float
-    rounding: str
+    rounding: str | None
 
 
 def is_quantizer(node: ir.Node | None) -> bool:
@@ -65,7 +66,8 @@ def bipolar_scale(node: ir.Node | None) -> npt.NDArray[np.float32] | None:
         return None
     zero, bits = (constant(value) for value in node.inputs[2:4])
     signed = node.attributes.get_int("signed", 1)
-    around_zero = zero is not None and not zero.any() and bool((scale > 0).all())
+    # X / s keeps the sign of X; where s is 0, so is the result.
+    around_zero = zero is not None and not zero.any() and bool((scale >= 0).all())
     one_bit = bits is not None and bits.size == 1 and float(bits.reshape(-1)[0]) == 1
     return scale if around_zero and one_bit and signed else None
 
@@ -93,7 +95,9 @@ def integer_grid(node: ir.Node) -> IntegerGrid:
             expected=f"one constant integer from 1 to {_MOST_BITS}",
             fix="Export the network with constant bit widths.",
         )
-    signed, narrow = (node.attributes.get_int(name, 0) for name in ("signed", "narrow"))
+    signed, narrow = node.attributes.get_int("signed", 1), node.attributes.get_int("narrow", 0)
+    if signed and width == 1:
+        return IntegerGrid(-1, 1, None)
     if signed:
         low, high = -(2.0 ** (width - 1)) + narrow, 2.0 ** (width - 1) - 1
     else:

@@ -2,6 +2,7 @@
 
     BipolarQuant(X, s)     =>   Where(X >= 0, +1, -1) * s
     Quant(X, s, z, bits)   =>   (Round(Clip(X / s + z, low, high)) - z) * s
+    Quant(X, s, z, 1)      =>   (Where(X / s + z >= 0, +1, -1) - z) * s      if signed
 
 A quantizer of a constant becomes the constant that it computes.
 """
@@ -78,8 +79,13 @@ def _computed(arrays: list[npt.NDArray[np.float32]], grid: IntegerGrid | None) -
     if grid is None:
         return np.asarray(np.where(x >= 0, scale, -scale), np.float32)
     zero = arrays[2]
-    steps = np.clip(x / scale + zero, grid.low, grid.high).astype(np.float32)
-    return np.asarray((_ROUND[grid.rounding](steps) - zero) * scale, np.float32)
+    steps = x / scale + zero
+    if grid.rounding is None:
+        integers = np.where(steps >= 0, grid.high, grid.low).astype(np.float32)
+    else:
+        clipped = np.clip(steps, grid.low, grid.high).astype(np.float32)
+        integers = _ROUND[grid.rounding](clipped)
+    return np.asarray((integers - zero) * scale, np.float32)
 
 
 def _chain(node: ir.Node) -> Callable[..., ir.Node]:
@@ -99,9 +105,15 @@ def _number(node: ir.Node, suffix: str, value: float) -> ir.Value:
 
 def _bipolar_nodes(node: ir.Node) -> list[ir.Node]:
     make, (x, scale) = _chain(node), node.inputs[:2]
+    signs = _sign_nodes(node, x)
+    return [*signs, make("Mul", signs[-1].outputs[0], scale)]
+
+
+def _sign_nodes(node: ir.Node, x: ir.Value | None) -> list[ir.Node]:
+    make = _chain(node)
     above = make("GreaterOrEqual", x, _number(node, "zero", 0))
-    signs = make("Where", above.outputs[0], _number(node, "plus", 1), _number(node, "minus", -1))
-    return [above, signs, make("Mul", signs.outputs[0], scale)]
+    plus, minus = _number(node, "plus", 1), _number(node, "minus", -1)
+    return [above, make("Where", above.outputs[0], plus, minus)]
 
 
 def _integer_nodes(node: ir.Node, grid: IntegerGrid) -> list[ir.Node]:
@@ -111,9 +123,12 @@ def _integer_nodes(node: ir.Node, grid: IntegerGrid) -> list[ir.Node]:
     nodes = [make("Div", x, scale)]
     if not centered:
         nodes.append(make("Add", nodes[-1].outputs[0], zero))
-    low, high = _number(node, "low", grid.low), _number(node, "high", grid.high)
-    nodes.append(make("Clip", nodes[-1].outputs[0], low, high))
-    nodes.append(make(grid.rounding, nodes[-1].outputs[0]))
+    if grid.rounding is None:
+        nodes += _sign_nodes(node, nodes[-1].outputs[0])
+    else:
+        low, high = _number(node, "low", grid.low), _number(node, "high", grid.high)
+        nodes.append(make("Clip", nodes[-1].outputs[0], low, high))
+        nodes.append(make(grid.rounding, nodes[-1].outputs[0]))
     if not centered:
         nodes.append(make("Sub", nodes[-1].outputs[0], zero))
     return [*nodes, make("Mul", nodes[-1].outputs[0], scale)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bitexport.graph.constants import graph_of
+from bitexport.graph.constants import graph_of, set_input_constant
 from bitexport.graph.quantizers import bipolar_scale
 
 __all__ = ["move_quantizers"]
@@ -25,10 +25,17 @@ def move_quantizers(model: ir.Model) -> None:
     for node in list(model.graph):
         scale = bipolar_scale(node)
         # One scale for all values: the others would have to move along.
-        if scale is None or scale.size != 1 or node.inputs[0] is None:
+        if scale is None or scale.size != 1 or scale.ndim > _rank(node.inputs[0]):
             continue
         while (reader := _only_reader(node)) is not None and _passes(reader, float(scale.max())):
             _swap(node, reader)
+            # What is read now may have fewer dimensions than the scale.
+            set_input_constant(node, 1, scale.reshape(()), "scale")
+
+
+def _rank(value: ir.Value | None) -> int:
+    """Dimensions of a value, as far as they are known."""
+    return 0 if value is None or value.shape is None else len(value.shape)
 
 
 def _only_reader(node: ir.Node) -> ir.Node | None:
