@@ -289,6 +289,11 @@ WRONG_CODEBOOKS: dict[str, tuple[str, dict[str, Any] | None, tuple[str, ...]]] =
         {"assignments": torch.zeros(8, dtype=torch.uint8)},
         (LAYER, "8 codes"),
     ),
+    "codes of a filter side by side": (
+        LAYER,
+        {"assignments": torch.zeros(128, CODES // 128, dtype=torch.uint8)},
+        (LAYER, "[128, 128]", f"[{CODES}]"),
+    ),
     "no codes": (LAYER, {"assignments": torch.zeros(0, dtype=torch.uint8)}, (LAYER,)),
     "codes that are no integers": (LAYER, {"assignments": torch.full((CODES,), 0.5)}, (LAYER,)),
     "codebook of one dimension": (LAYER, {"centroids": torch.ones(9).half()}, (LAYER, "[9]")),

@@ -99,6 +99,13 @@ def _codes(name: str, checkpoint: Checkpoint, codebook: Tensor, shape: torch.Siz
             expected="integers",
             fix="Check the file.",
         )
+    if assignments.dim() != 1:
+        raise UnsupportedModel(
+            f"layer {name!r} has codes of a wrong shape",
+            got=list(assignments.shape),
+            expected=f"[{blocks * rows}], with the output channel running fastest",
+            fix="Save the codes in one dimension, block after block.",
+        )
     if assignments.numel() != blocks * rows or shown != blocks:
         raise UnsupportedModel(
             f"layer {name!r} has a wrong number of codes",
