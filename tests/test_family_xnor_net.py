@@ -285,3 +285,15 @@ def test_images_that_the_linear_layer_does_not_take(tmp_path):
     assert outcome.code == 4
     (line,) = outcome.err.splitlines()
     assert line.startswith("error: torch could not export") and "[2, 1, 32, 32]" in line
+
+
+@pytest.mark.parametrize("size", [16, 36])
+def test_images_that_the_last_pooling_does_not_take(size, tmp_path):
+    """Larger ones would have given the logits of several pixels, one after the other."""
+    torch.save(random_state(NIN), tmp_path / "nin.pth")
+    arguments = ("--input-size", str(size), "--no-verify")
+    outcome = run_process("onnx", "nin.pth", *arguments, cwd=tmp_path)
+    assert outcome.code == 4
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ") and "the input size does not fit" in line
+    assert not (tmp_path / "nin.onnx").exists()

@@ -15,11 +15,13 @@ from typing import cast
 from torch import Tensor, nn
 
 from bitexport.layers import BinaryConv2d
+from bitexport.models.centered_blocks import pooled_features
 
 __all__ = ["AlexNet", "AlexNetWidths", "BinaryBlock", "LeNet5", "NetworkInNetwork"]
 
 _EPS = 1e-4
 _LAST_EPS = 1e-3
+_NIN_WINDOW = 8
 
 
 class BinaryBlock(nn.Module):
@@ -126,12 +128,11 @@ class NetworkInNetwork(nn.Module):
             nn.BatchNorm2d(c[7], eps=_EPS, affine=False),
             nn.Conv2d(c[7], num_classes, 1),
             nn.ReLU(),
-            nn.AvgPool2d(8, stride=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, 3, 32, 32] -> logits, float [N, num_classes]."""
-        return cast(Tensor, self.xnor(x).flatten(1))
+        return pooled_features(self.xnor(x), _NIN_WINDOW, 1)
 
 
 class LeNet5(nn.Module):
