@@ -126,6 +126,40 @@ def test_equals_the_formulas(arch, activations):
     assert relative_error(logits, expected) <= 1e-5
 
 
+STATED = {"bitexport_arch": "resnet20", "bitexport_activations": "float"}
+
+
+@pytest.mark.parametrize("stated", [STATED, {"bitexport_family": "rbnn"} | STATED])
+@pytest.mark.parametrize(
+    "options",
+    [
+        LoadOptions(family="rbnn"),
+        LoadOptions(arch="resnet20"),
+        LoadOptions(arch="resnet20_1w1a"),
+        LoadOptions(weights="binary"),
+        LoadOptions(family="rbnn", arch="resnet20_1w1a", weights="binary"),
+    ],
+)
+def test_another_option_leaves_what_the_file_states(options, stated):
+    model = load_model(checkpoint_of(made_state("resnet20"), **stated), options)
+    assert (model.arch, model.binary_activations, model.notes) == ("resnet20", False, ())
+
+
+def test_a_stated_network_of_another_family_is_refused():
+    checkpoint = checkpoint_of(made_state("resnet20"), bitexport_arch="wrn-8-1")
+    with pytest.raises(UnsupportedModel, match=r"got wrn-8-1.*resnet20.*--arch"):
+        load_model(checkpoint, LoadOptions(family="rbnn"))
+    model = load_model(checkpoint, LoadOptions(family="rbnn", arch="resnet20"))
+    assert model.arch == "resnet20"
+
+
+def test_the_precision_stated_holds_for_a_corrected_network():
+    checkpoint = checkpoint_of(made_state("resnet20"), bitexport_family="rbnn", **STATED)
+    model = load_model(checkpoint, LoadOptions(arch="resnet20_bireal"))
+    assert (model.arch, model.binary_activations, model.notes) == ("resnet20_bireal", False, ())
+    assert load_model(checkpoint, LoadOptions(activations="binary")).binary_activations
+
+
 def signs_changed_by(**mistake: bool) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
     return lambda s, x: expected_logits(
         "resnet20", s, x, signs=lambda n: rotated_signs(s, n, **mistake)

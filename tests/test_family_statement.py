@@ -56,6 +56,7 @@ def test_without_a_statement_all_is_as_ever(tmp_path: Path) -> None:
 def test_the_user_goes_first(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", family="wide-resnet", arch="wrn-8-1", weights="float")
     assert binary_layers(path, LoadOptions(weights="binary")) == 6
+    assert binary_layers(path, LoadOptions(activations="float")) == 0
     with pytest.raises(UnsupportedModel):
         load(path, LoadOptions(arch="wrn-14-1"))
     with pytest.raises(UnsupportedModel, match="not a model of the family"):

@@ -47,15 +47,18 @@ class Statement:
     preprocessing: str = ""
 
     def fill(self, options: LoadOptions) -> LoadOptions:
-        """``options``, with this where the user said nothing."""
-        if options.family not in (None, self.family):
+        """``options``, with this where the user said nothing.
+
+        The statement of another family than the user's says nothing about the user's.
+        """
+        if options.family is not None and self.family not in (None, options.family):
             return options
-        same_arch = options.arch in (None, self.arch)
-        auto = options.weights == "auto" and options.activations == "auto"
-        filled = replace(options, family=self.family, arch=options.arch or self.arch)
-        if not (same_arch and auto):
-            return filled
-        return replace(filled, weights=self.weights, activations=self.activations)
+        return LoadOptions(
+            family=options.family or self.family,
+            arch=options.arch or self.arch,
+            weights=self.weights if options.weights == "auto" else options.weights,
+            activations=self.activations if options.activations == "auto" else options.activations,
+        )
 
     def apply(self, model: LoadedModel) -> LoadedModel:
         """``model``, with the file's image size and preprocessing."""
