@@ -204,12 +204,13 @@ def mobile_state(channels, *, classes=6, flat=True) -> State:
     return make.state
 
 
-def mobile(state: State, x, channels, *, real_weights=False):
+def mobile(state: State, x, channels, *, real_weights=False, unhalved=64):
+    """Upstream names the width 64, which it reaches without halving the image."""
     net = Restated(state, real_weights=real_weights)
     h = net.norm(net.conv(x, "feature.0.conv1", stride=2, padding=1), "feature.0.bn1")
     for index, (before, after) in enumerate(itertools.pairwise(channels), start=1):
         key = f"feature.{index}"
-        stride = 2 if before != after and index > 1 else 1
+        stride = 2 if after not in (before, unhalved) else 1
         shape = (before, before, 3, 3)
         y = net.binary(net.shifted(h, f"{key}.move11"), f"{key}.binary_3x3", shape, stride=stride)
         y = net.norm(y, f"{key}.bn1") + (F.avg_pool2d(h, 2, 2) if stride == 2 else h)

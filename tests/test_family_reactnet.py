@@ -25,7 +25,7 @@ from bitexport.models.reactnet import REACTNET_A
 
 EXACT = 1e-12  # float64 on both sides, in another order of summation
 ONES = (1, 1, 1, 1)
-# Its first doubling reaches 64, so that upstream's rule for strides leaves no doubt.
+# Its first doubling reaches 64, so that upstream's rule for strides is that of ReActNet-A.
 PLAN = (32, 64, 128, 128)
 NARROW = (8, 16, 32)
 
@@ -68,30 +68,48 @@ def test_resnet(blocks, width, classes, arch, step) -> None:
     assert error(model.module, want) <= EXACT
 
 
-@pytest.mark.parametrize("channels", [PLAN, NARROW, (24, 48, 48, 96), (16, 16)])
+@pytest.mark.parametrize(
+    ("channels", "arch"),
+    [
+        (PLAN, "reactnet-a"),
+        ((16, 16), "reactnet-a"),
+        (NARROW, "reactnet-mobilenet"),
+        ((24, 48, 48, 96), "reactnet-mobilenet"),
+        ((16, 32, 64, 128), "reactnet-mobilenet"),
+        ((64, 128), "reactnet-mobilenet"),
+    ],
+)
 @pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_mobilenet(channels, step, prefix, tmp_path: Path) -> None:
+def test_mobilenet(channels, arch, step, prefix, tmp_path: Path) -> None:
     state = mobile_state(channels, flat=step == 2)
     path = tmp_path / "checkpoint.pth.tar"
     torch.save({"state_dict": {f"{prefix}{k}": v for k, v in state.items()}}, path)
     model = bitexport.load(path)
-    assert (model.family, model.arch) == ("reactnet", "reactnet-a")
+    assert (model.family, model.arch) == ("reactnet", arch)
     want = restated_mobile(doubled(state), channels, real_weights=step == 1)
     assert error(model.module, want) <= EXACT
 
 
-def restated_mobile(state: State, channels, *, real_weights: bool = False) -> torch.Tensor:
-    return mobile(state, images(), channels, real_weights=real_weights)
+def restated_mobile(state: State, channels, **kw) -> torch.Tensor:
+    return mobile(state, images(), channels, **kw)
 
 
-def test_full_plan_of_reactnet_a() -> None:
+def strides_of(module: nn.Module) -> list[int]:
+    return [block.binary_3x3.stride[0] for block in list(module.feature)[1:]]
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_full_plan_of_reactnet_a(stated: bool) -> None:
+    """A narrow one is told by its name: the user's, or the file's as our training writes it."""
     channels = tuple(c // 8 for c in REACTNET_A)
     state = mobile_state(channels)
-    module = load_model(checkpoint_of(state)).module
-    assert error(module, restated_mobile(doubled(state), channels)) <= EXACT
-    strides = [block.binary_3x3.stride[0] for block in list(module.feature)[1:]]
-    assert strides == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+    scalars = {"bitexport_family": "reactnet", "bitexport_arch": "reactnet-a"} if stated else {}
+    options = LoadOptions() if stated else LoadOptions(arch="reactnet-a")
+    model = load_model(checkpoint_of(state, **scalars), options)
+    assert (model.arch, model.notes) == ("reactnet-a", ())
+    assert error(model.module, restated_mobile(doubled(state), channels, unhalved=8)) <= EXACT
+    assert strides_of(model.module) == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
 
 
 FORGOTTEN_RESNET = ("move0", "move1", "move2", "prelu", "downsample.2")
@@ -165,15 +183,20 @@ def test_mobilenet_of_step_1_can_be_binarized_on_request() -> None:
         (PLAN, [1, 2, 1], 0),
         ((32, 32, 64, 128), [1, 1, 2], 0),
         ((16, 16), [1], 0),
-        (NARROW, [1, 2], 1),
-        ((8, 8, 16, 16, 32), [1, 1, 1, 2], 1),
+        (NARROW, [2, 2], 1),
+        ((8, 8, 16, 16, 32), [1, 2, 1, 2], 1),
+        ((16, 32, 64, 128), [2, 1, 2], 1),
     ],
 )
 def test_says_so_where_the_strides_are_a_guess(channels, strides, notes) -> None:
     """Upstream halves where channels double to anything but 64; a file shows no strides."""
-    model = load_model(checkpoint_of(mobile_state(channels)))
-    assert [block.binary_3x3.stride[0] for block in list(model.module.feature)[1:]] == strides
-    assert len([n for n in model.notes if "halve the image" in n]) == notes
+    checkpoint = checkpoint_of(mobile_state(channels))
+    model = load_model(checkpoint)
+    assert strides_of(model.module) == strides
+    said = [n for n in model.notes if "halve the image" in n and "--arch reactnet-a " in n]
+    assert len(said) == notes
+    named = load_model(checkpoint, LoadOptions(arch="reactnet-mobilenet"))
+    assert (strides_of(named.module), named.notes) == (strides, ())
 
 
 def test_step_1_keeps_the_sign_exact(tmp_path: Path) -> None:
@@ -240,6 +263,7 @@ def test_refuses_a_damaged_mobilenet(change: Callable[[State], object], match: s
     [
         LoadOptions(activations="float"),
         LoadOptions(arch="reactnet-a"),
+        LoadOptions(arch="reactnet-mobilenet"),
         LoadOptions(arch="reactnet18"),
         LoadOptions(arch="reactnet-1-1-0-1"),
         LoadOptions(arch="nonsense"),

@@ -78,14 +78,14 @@ NETWORKS = {
         lambda: mobile_state(MOBILE),
         lambda s, x: mobile(s, x, MOBILE),
         "reactnet",
-        "reactnet-a",
+        "reactnet-mobilenet",
         binary_layers=8,
     ),
     "ReActNet-A, step 1": Network(
         lambda: mobile_state(MOBILE, flat=False),
         lambda s, x: mobile(s, x, MOBILE, real_weights=True),
         "reactnet",
-        "reactnet-a",
+        "reactnet-mobilenet",
     ),
 }
 

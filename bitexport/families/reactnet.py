@@ -4,12 +4,12 @@ Upstream: liuzechun/ReActNet, ``resnet`` and ``mobilenet``. The shifts are ``mov
 [1, C, 1, 1]: those before a sign belong to its convolution, the others to the PReLU between them.
 Step 1 has binary activations and real weights. The MobileNet tells the steps apart (``weight``
 4-D in step 1, flat ``weights`` in step 2), the ResNet does not (4-D in both). Nor does a MobileNet
-of other widths say which blocks halve the image: upstream's rule names the width 64.
+of other widths say which blocks halve the image. Upstream's code halves it wherever the channels
+change, except to 64: ``reactnet-mobilenet``. ``reactnet-a`` keeps ReActNet-A's places at any width.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 
@@ -28,23 +28,25 @@ from bitexport.families.sign_activated import (
     unflattened,
 )
 from bitexport.families.state import build_module, rows_of
-from bitexport.models.reactnet import ReActNetA, reactnet_resnet
+from bitexport.models.reactnet import ReActNetA, first_doubled, reactnet_resnet
 
 __all__ = ["ReActNetFamily"]
 
 _MOBILE = "reactnet-a"
+_MOBILE_64 = "reactnet-mobilenet"
 _NAMED = {"reactnet18": (4, 4, 4, 4), "reactnet34": (6, 8, 12, 6)}
 _BINARY_WEIGHT = re.compile(r".+\.binary_(?:conv|3x3|pw|pw_down[12])\.(weights?)")
-# The one width that upstream's MobileNet reaches without halving the image.
+# The one width that upstream's MobileNet reaches without halving the image, in both steps' code.
 _UNHALVED_WIDTH = 64
 _RESNET_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.move0\.bias")
-_MOBILE_SHIFT = re.compile(r"feature\.(\d+)\.move22\.bias")
+_MOBILE_SHIFT = re.compile(r"feature\.(\d{1,3})\.move22\.bias")
 _RESNET_RENAMES = {
     "move0.bias": "binary_conv.shift",
     "move1.bias": "rprelu.before",
     "prelu.weight": "rprelu.prelu.weight",
     "move2.bias": "rprelu.after",
 }
+_MOBILE_STEM = "feature.0.conv1.weight"
 _MOBILE_RENAMES = {
     "move11.bias": "binary_3x3.shift",
     "move12.bias": "rprelu1.before",
@@ -68,10 +70,10 @@ class ReActNetFamily:
     paper = "https://arxiv.org/abs/2003.03488"
 
     def detect(self, checkpoint: Checkpoint) -> str | None:
-        """``reactnet-a``, ``reactnet18``, or the blocks of each stage."""
+        """``reactnet-a``, ``reactnet-mobilenet``, ``reactnet18``, or the blocks of each stage."""
         tensors = checkpoint.tensors()
-        if any(map(_MOBILE_SHIFT.fullmatch, tensors)) and "feature.0.conv1.weight" in tensors:
-            return _MOBILE
+        if any(map(_MOBILE_SHIFT.fullmatch, tensors)) and _MOBILE_STEM in tensors:
+            return _mobile_arch(tensors)
         stages = count_stages(_RESNET_BLOCK, tensors)
         return None if stages is None else named_arch("reactnet", stages, _NAMED)
 
@@ -81,13 +83,14 @@ class ReActNetFamily:
         classes = rows_of(checkpoint, "fc.weight", dimensions=2)
         tensors = checkpoint.tensors()
         binary, notes = _binary_weights(options, arch, flat=_stored_flat(tensors))
-        if arch == _MOBILE:
+        if arch in (_MOBILE, _MOBILE_64):
             channels = _mobile_channels(checkpoint)
-            notes += _plan_notes(channels)
+            unhalved = _UNHALVED_WIDTH if arch == _MOBILE_64 else None
+            notes += _plan_notes(arch, options)
             state = _joined(_renamed(tensors, _MOBILE_RENAMES))
 
             def build(real: bool) -> torch.nn.Module:
-                return ReActNetA(channels, classes, binary_weights=not real)
+                return ReActNetA(channels, classes, unhalved=unhalved, binary_weights=not real)
 
         else:
             blocks = blocks_of_arch(arch, "reactnet", _NAMED)
@@ -143,7 +146,7 @@ def _binary_weights(options: LoadOptions, arch: str, *, flat: bool) -> tuple[boo
         )
     if flat or options.weights != "auto":
         return options.weights != "float", ()
-    if arch == _MOBILE:
+    if arch in (_MOBILE, _MOBILE_64):
         return False, (
             "the weights are stored in 4 dimensions, as step 1 of this network stores them; took "
             "them as real (--weights binary for 1-bit ones)",
@@ -154,13 +157,22 @@ def _binary_weights(options: LoadOptions, arch: str, *, flat: bool) -> tuple[boo
     )
 
 
-def _plan_notes(channels: tuple[int, ...]) -> tuple[str, ...]:
-    widened = next((b for a, b in itertools.pairwise(channels) if a != b), _UNHALVED_WIDTH)
-    if widened == _UNHALVED_WIDTH:
+def _mobile_arch(tensors: Mapping[str, Tensor]) -> str:
+    """The name for which nothing is to be said, or else upstream's rule."""
+    shifts = {int(m.group(1)): m.group() for m in map(_MOBILE_SHIFT.fullmatch, tensors) if m}
+    stem = tensors[_MOBILE_STEM]
+    widths = [tensors[shifts[index]].numel() for index in sorted(shifts)]
+    channels = [stem.shape[0] if stem.dim() else 0, *widths]
+    return _MOBILE if first_doubled(channels) in (None, _UNHALVED_WIDTH) else _MOBILE_64
+
+
+def _plan_notes(arch: str, options: LoadOptions) -> tuple[str, ...]:
+    if arch != _MOBILE_64 or options.arch is not None:
         return ()
     return (
-        "the file does not say which blocks halve the image; took all that double the channels "
-        "but the first, as in ReActNet-A",
+        "the file does not say which blocks halve the image; took all that double the channels, "
+        f"except to {_UNHALVED_WIDTH}, as upstream's code does (--arch {_MOBILE} for all but the "
+        "first, as in ReActNet-A)",
     )
 
 
@@ -171,7 +183,7 @@ def _mobile_channels(checkpoint: Checkpoint) -> tuple[int, ...]:
         UnsupportedModel: A block is missing, or neither keeps nor doubles its channels.
     """
     count = len({m.group(1) for m in map(_MOBILE_SHIFT.fullmatch, checkpoint.values) if m})
-    channels = [rows_of(checkpoint, "feature.0.conv1.weight", dimensions=4)]
+    channels = [rows_of(checkpoint, _MOBILE_STEM, dimensions=4)]
     for index in range(1, count + 1):
         shift = checkpoint.tensor(f"feature.{index}.move22.bias")
         after = int(shift.shape[1]) if shift.dim() == 4 else 0

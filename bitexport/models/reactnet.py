@@ -20,7 +20,14 @@ from torch import Tensor, nn
 
 from bitexport.models.bireal import BiRealNet, pooled_shortcut, sign_activated_conv
 
-__all__ = ["REACTNET_A", "RPReLU", "ReActBlock", "ReActNetA", "reactnet_resnet"]
+__all__ = [
+    "REACTNET_A",
+    "RPReLU",
+    "ReActBlock",
+    "ReActNetA",
+    "first_doubled",
+    "reactnet_resnet",
+]
 
 # Channels after the stem and after every block of ReActNet-A.
 REACTNET_A = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
@@ -86,6 +93,11 @@ def reactnet_resnet(
     )
 
 
+def first_doubled(channels: Sequence[int]) -> int | None:
+    """The first width that differs from the one before it, or None."""
+    return next((b for a, b in itertools.pairwise(channels) if a != b), None)
+
+
 class _MobileBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, binary: bool) -> None:
         super().__init__()
@@ -121,23 +133,29 @@ class _Stem(nn.Module):
 class ReActNetA(nn.Module):
     """ReActNet-A, on the plan of MobileNet.
 
-    The first block that doubles the channels keeps the image's size; the later ones halve it.
+    A block that doubles the channels halves the image, except at one width.
 
     Args:
         channels: Channels after the stem and after every block; each block keeps or doubles them.
         num_classes: Length of the logits.
+        unhalved: The width that is reached without halving the image, 64 in upstream's code; None
+            takes the first that the channels double to, as in ReActNet-A.
         binary_weights: False keeps real weights, as the first step of the training does.
     """
 
     def __init__(
-        self, channels: Sequence[int], num_classes: int, *, binary_weights: bool = True
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        unhalved: int | None = None,
+        binary_weights: bool = True,
     ) -> None:
         super().__init__()
         self.feature = nn.ModuleList([_Stem(channels[0])])
-        widened = False
+        kept = first_doubled(channels) if unhalved is None else unhalved
         for before, after in itertools.pairwise(channels):
-            stride = 2 if after != before and widened else 1
-            widened = widened or after != before
+            stride = 2 if after not in (before, kept) else 1
             self.feature.append(_MobileBlock(before, after, stride, binary_weights))
         self.pool1 = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels[-1], num_classes)
