@@ -14,7 +14,7 @@ from command_line import run
 from onnx import TensorProto, helper, numpy_helper
 
 import bitexport
-from bitexport.errors import InputError
+from bitexport.errors import InputError, UnsupportedModel
 from bitexport.exporter import ExportOptions
 from bitexport.families import LoadOptions
 from bitexport.graph.read import read_onnx
@@ -279,6 +279,32 @@ def test_a_scale_of_the_images_dimensions_in_front_of_flatten(tmp_path):
     assert list(check(path, tmp_path / "m.onnx").values()) == ["Gemm"]
 
 
+def added_convolutions(net: Network, rows: int, index: list[int] | None, axis: int = 1) -> str:
+    """Two convolutions of one module, added; the name is all that a layer with zeros has too."""
+    a = net.bipolar("image", 0.5)
+    first = net.conv(a, net.bipolar(net.weight(8, 3, 3, 3), 0.25))
+    second = net.conv(a, net.bipolar(net.weight(rows, 3, 3, 3), 0.25))
+    if index is not None:
+        second = net.node("Gather", second, net.constant(index, np.int64), axis=axis)
+    added = net.node("Add", first, second)
+    for node in net.nodes[-4:]:
+        node.name = f"/block/{node.op_type}_{node.output[0]}"
+    net.nodes[-1].name = "/block/Add"
+    return net.norm(added, 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "index", "axis"),
+    [(4, [0, 0, 1, 1, 2, 2, 3, 3], 1), (8, list(range(9, -1, -1)), 2), (1, None, 1), (8, None, 1)],
+)
+def test_convolutions_of_one_module_that_are_added(tmp_path, rows, index, axis):
+    net = Network()
+    path = net.save(
+        tmp_path / "q.onnx", net.node("Flatten", added_convolutions(net, rows, index, axis))
+    )
+    check(path, tmp_path / "m.onnx")
+
+
 def test_zero_is_plus_one(tmp_path):
     """sign(0) is +1 in QONNX, for weights and activations alike."""
     net = Network()
@@ -367,6 +393,16 @@ def test_refusals_are_one_line(tmp_path, build, text):
     outcome = run("onnx", str(path), "-o", str(tmp_path / "m.onnx"))
     assert outcome.code == 4 and text in outcome.err and outcome.err.count("\n") == 1
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_statistics_of_each_batch_are_refused(tmp_path):
+    net = Network(opset=15)
+    x = net.norm(net.conv("image", net.bipolar(net.weight(4, 3, 3, 3), 0.5)), 4)
+    net.nodes[-1].attribute.append(helper.make_attribute("training_mode", 1))
+    net.nodes[-1].output.extend(["running_mean", "running_variance"])
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    with pytest.raises(UnsupportedModel, match=r"training_mode 1.*evaluation mode"):
+        bitexport.import_qonnx(path, tmp_path / "m.onnx")
 
 
 def test_what_was_exported_already_is_told_apart(tmp_path):

@@ -62,9 +62,11 @@ def _remove(node: ir.Node, keep_float16: bool) -> Record:
     layer = node.name or ""
     source = node.inputs[0]
     producer = None if source is None else source.producer()
-    parts = _split_parts(producer)
+    parts = _split_parts(producer, len(scale))
     reason = None if parts else _reason_to_decline(producer, keep_float16)
     if producer is None or reason is not None:
+        if node.outputs[0].shape is None:
+            return Record(_RULE, layer, False, "stays, as the dimensions of its input are unknown")
         _insert_affine(node, scale, shift)
         return Record(_RULE, layer, False, f"became one per-channel affine: {reason}")
     if parts is not None:
@@ -85,6 +87,13 @@ def _remove(node: ir.Node, keep_float16: bool) -> Record:
 
 def _affine(node: ir.Node) -> tuple[Float64Array, Float64Array]:
     """(g, beta - g * mean), float64 [C]."""
+    if node.attributes.get_int("training_mode", 0):
+        raise UnsupportedModel(
+            f"BatchNorm {node.name!r} normalizes by the statistics of each batch",
+            got="training_mode 1",
+            expected="the running statistics",
+            fix="Put the model into evaluation mode.",
+        )
     arrays = [constant(value) for value in node.inputs[1:5]]
     if any(array is None for array in arrays):
         raise UnsupportedModel(
@@ -104,7 +113,7 @@ def _affine(node: ir.Node) -> tuple[Float64Array, Float64Array]:
 
 
 def _split_parts(
-    add: ir.Node | None,
+    add: ir.Node | None, channels: int
 ) -> tuple[ir.Node, ir.Node, npt.NDArray[np.int64] | None] | None:
     """The two nodes of a sign layer that was split for its zero weights, if ``add`` sums them.
 
@@ -116,14 +125,32 @@ def _split_parts(
     source_of = None
     if minus is not None and minus.op_type == "Gather" and _read_once(minus):
         source_of = constant(minus.inputs[1])
+        if minus.attributes.get_int("axis", 0) != 1 or source_of is None or source_of.ndim != 1:
+            return None
         minus = None if minus.inputs[0] is None else minus.inputs[0].producer()
     if plus is None or minus is None:
         return None
-    same_layer = all(n.domain == DOMAIN and _read_once(n) for n in (plus, minus)) and (
-        (plus.name or "").startswith(f"{add.name}/")
-        and (minus.name or "").startswith(f"{add.name}/")
+    same_layer = all(
+        part.domain == DOMAIN and _read_once(part) and (part.name or "").startswith(f"{add.name}/")
+        for part in (plus, minus)
     )
-    return (plus, minus, source_of) if same_layer else None
+    if not same_layer or _rows(plus) != channels:
+        return None
+    separate = _rows(minus) == channels if source_of is None else _separate(minus, source_of)
+    return (plus, minus, source_of) if separate else None
+
+
+def _rows(part: ir.Node) -> int:
+    return part.attributes.get_ints("wshape")[0]
+
+
+def _separate(minus: ir.Node, source_of: npt.NDArray[np.int64]) -> bool:
+    """Whether no two channels read the same row of the second part, except one that gives 0."""
+    rows, times = np.unique(source_of % _rows(minus), return_counts=True)
+    op = op_named(minus.op_type)
+    arrays = [constant(minus.inputs[op.input_index(name)]) for name in ("S", "B")]
+    shared = rows[times > 1]
+    return all(a is not None and not a.reshape(-1)[shared].any() for a in arrays)
 
 
 def _part_affine(
@@ -132,7 +159,7 @@ def _part_affine(
     """The factor g of each row of the second part; its shift is the first part's business."""
     if source_of is None:
         return scale, np.zeros_like(scale)
-    rows = np.ones(minus.attributes.get_ints("wshape")[0])
+    rows = np.ones(_rows(minus))
     rows[source_of] = scale
     return rows, np.zeros_like(rows)
 
@@ -193,8 +220,9 @@ def _fold_into_weight(producer: ir.Node, scale: Float64Array, shift: Float64Arra
 
 def _insert_affine(node: ir.Node, scale: Float64Array, shift: Float64Array) -> None:
     graph, output = graph_of(node), node.outputs[0]
-    rank = 4 if output.shape is None else len(output.shape)
-    view = (1, -1, *[1] * (rank - 2))
+    if output.shape is None:
+        raise TypeError(f"{node.name!r} has an unknown rank")
+    view = (1, -1, *[1] * (len(output.shape) - 2))
     factors = {
         name: new_constant(graph, f"{node.name}.{name}", array.astype(np.float32).reshape(view))
         for name, array in (("scale", scale), ("shift", shift))
