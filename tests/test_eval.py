@@ -211,6 +211,45 @@ def test_logits_of_any_kind_of_number_are_sorted(kind: type) -> None:
     assert found.correct == int((labels == 0).sum()) > 0
 
 
+def test_logits_that_are_not_numbers_are_wrong() -> None:
+    class Undecided:
+        """Sure of class 0, but every other image has a NaN for class 9."""
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            logits = np.zeros((len(inputs["input"]), 12), np.float32)
+            logits[:, 0] = 1
+            logits[::2, 9] = np.nan
+            return {"logits": logits}
+
+    data = open_images(DataOptions("digits", limit=50), (3, 8, 8))
+    labels = data.batch(0, len(data))[1]
+    found = evaluate(Undecided(), "input", "logits", data, batch=64)
+    assert (found.not_numbers, found.classes) == (25, 12)
+    assert found.correct == int((labels[1::2] == 0).sum()) > 0
+    assert found.correct_top5 == int((labels[1::2] < 5).sum())
+
+
+def test_what_makes_a_figure_doubtful_is_told(model: Path, tmp_path: Path) -> None:
+    """A data set of other classes, and a model whose logits are NaN."""
+    (tmp_path / "a").mkdir()
+    Image.fromarray(random_pixels(32, 1)[0]).save(tmp_path / "a" / "x.png")
+    arguments = ["--dataset", "imagefolder", "--data", tmp_path, "--json"]
+    outcome = run("eval", model, *arguments)
+    assert "10 classes and the data set 1;" in outcome.err and outcome.json["not_numbers"] == 0
+    proto = onnx.load(model)
+    logits_name = proto.graph.output[0].name
+    for node in proto.graph.node:
+        node.output[:] = ["before" if n == logits_name else n for n in node.output]
+    proto.graph.node.append(onnx.helper.make_node("Div", ["before", "nought"], ["infinite"]))
+    proto.graph.node.append(onnx.helper.make_node("Sub", ["infinite", "infinite"], [logits_name]))
+    nought = onnx.numpy_helper.from_array(np.zeros((), np.float32), "nought")
+    proto.graph.initializer.append(nought)
+    onnx.save(proto, tmp_path / "nan.onnx")
+    outcome = run("eval", tmp_path / "nan.onnx", *arguments)
+    assert "1 images have logits that are not numbers" in outcome.err
+    assert (outcome.json["not_numbers"], outcome.json["top1"]) == (1, 0)
+
+
 def test_more_labels_than_classes_are_refused() -> None:
     class Two:
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

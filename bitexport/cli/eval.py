@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bitexport.cli import choices
-from bitexport.cli.output import Debug, Json, print_json, progress_bar, show
+from bitexport.cli.output import Debug, Json, print_json, progress_bar, say, show
 
 __all__ = ["evaluate"]
 
@@ -79,6 +79,13 @@ def evaluate(
             )
     except ModelRefused as error:
         raise error.blaming(model) from error
+    if found.classes != images.classes:
+        say(
+            f"note: the model has {found.classes} classes and the data set {images.classes}; only "
+            "labels that both number alike can be right"
+        )
+    if found.not_numbers:
+        say(f"note: {found.not_numbers} images have logits that are not numbers; counted as wrong")
     record = {
         "model": str(model),
         "runtime": runtime,
@@ -88,6 +95,7 @@ def evaluate(
         "top1_interval": list(found.top1_interval),
         "top5": found.top5,
         "top5_interval": list(found.top5_interval),
+        "not_numbers": found.not_numbers,
     }
     if json:
         print_json(record)

@@ -28,11 +28,15 @@ class Accuracy:
         samples: Images.
         correct: How many have their label first.
         correct_top5: How many have it among the first five.
+        classes: Length of the logits.
+        not_numbers: How many have a NaN among their logits; they count as wrong.
     """
 
     samples: int
     correct: int
     correct_top5: int
+    classes: int
+    not_numbers: int
 
     @property
     def top1(self) -> float:
@@ -87,7 +91,7 @@ def evaluate(
         InputError: A label lies beyond the model's classes.
         RuntimeFailure: The runtime refuses an input.
     """
-    correct = correct_top5 = 0
+    correct = correct_top5 = not_numbers = classes = 0
     for start in range(0, len(data), batch):
         images, labels = data.batch(start, min(start + batch, len(data)))
         # A foreign file may give bytes or truth values, which have no negatives to sort.
@@ -99,11 +103,15 @@ def evaluate(
                 expected=f"[N, classes] with at least {data.classes} classes",
                 fix="Name the data set that the model was trained for.",
             )
+        classes = logits.shape[1]
+        unordered = np.isnan(logits).any(axis=1)
+        not_numbers += int(unordered.sum())
         best = np.argsort(-logits, axis=1, kind="stable")[:, :_TOP] == labels[:, None]
+        best[unordered] = False
         correct += int(best[:, 0].sum())
         correct_top5 += int(best.any(axis=1).sum())
         show(min(1.0, (start + batch) / len(data)))
-    return Accuracy(len(data), correct, correct_top5)
+    return Accuracy(len(data), correct, correct_top5, classes, not_numbers)
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -4,7 +4,8 @@ digits       scikit-learn's bundled digits: the held-out fifth (stratified, seed
              grey repeated over three channels; nothing to download
 cifar10/100  the test images of the python version, in a folder
 imagefolder  one folder a class, in alphabetic order, such as ImageNet's val/; the shorter side is
-             resized to 256/224 of the input, the middle is cut out
+             resized to 256/224 of the input, the middle is cut out; pictures of exactly the
+             input's size are taken as they are
 
 Pixels of 0 to 1 are normalized by a mean and a deviation: those given, or those that the model's
 file states, or the data set's usual ones.
