@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from bitexport.comparison import (
     compare_outputs,
     first_divergence,
     reference_run,
+    refuse_overflow,
     sample_input,
     zero_activation_shares,
 )
@@ -40,7 +40,7 @@ from bitexport.graph import (
     finish_traced,
     lower,
 )
-from bitexport.layers import ones_for_zeros, spec_of
+from bitexport.layers import float32_bytes, ones_for_zeros
 from bitexport.models.mask_rcnn import SCORE_THRESHOLD, Detector
 from bitexport.runtimes import runtime_named
 
@@ -51,7 +51,6 @@ __all__ = [
     "ZeroActivations",
     "default_output",
     "export",
-    "float32_bytes",
     "lowered_model",
     "write_metadata",
 ]
@@ -280,6 +279,8 @@ def _verify(
     bits = compare_bits(lowered.graph, model.module, images, runtime) if binary else None
     comparison = compare_outputs(got, expected.outputs, tolerance, bits)
     if comparison.ok:
+        if options.float16:
+            refuse_overflow(lowered.graph, images, runtime)
         return comparison
     if _changed_zeros(lowered, comparison, options):
         # What zeros are taken for is the only thing that may differ.
@@ -337,20 +338,6 @@ def write_metadata(
     if options.plain:
         properties["bitexport.layers"] = json.dumps([*map(asdict, lowered.layers)], sort_keys=True)
     lowered.graph.metadata_props.update(properties)
-
-
-def float32_bytes(module: nn.Module) -> int:
-    """Bytes of the weights and statistics that the full-precision twin would hold."""
-    values = 0
-    for layer in module.modules():
-        spec = spec_of(layer)
-        if spec is not None:
-            values += int(np.prod(spec.weight_shape))
-            values += spec.out_channels if spec.bias.any() else 0
-            continue
-        own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-        values += sum(t.numel() for t in own if t.is_floating_point())
-    return 4 * values
 
 
 def _own_model(module: nn.Module, example_input: Tensor | None) -> LoadedModel:

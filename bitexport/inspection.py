@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bitexport.checkpoint import read_checkpoint
-from bitexport.exporter import ExportOptions, float32_bytes, lowered_model
+from bitexport.exporter import ExportOptions, lowered_model
 from bitexport.families import LoadOptions, load_model
 from bitexport.graph import LayerInfo
 from bitexport.graph.read import checked_layers, read_onnx
+from bitexport.layers import float32_bytes
 
 __all__ = ["Inspection", "KindSize", "LayerPair", "inspect_file", "pair_layers", "size_by_kind"]
 

@@ -33,9 +33,13 @@ from command_line import (
     wrn,
     wrn_state,
 )
+from family_networks import MODULES
 from torch import nn
 from torchvision.models import resnet18
 
+import bitexport
+from bitexport import ExportOptions
+from bitexport.errors import ComparisonFailure
 from bitexport.exporter import default_output
 from bitexport.models.wide_resnet import WideResNet
 
@@ -300,6 +304,27 @@ def test_float16(checkpoint: Path, target: Path) -> None:
     expected = wrn()(torch.from_numpy(images)).detach().numpy()
     # Half precision was computed in, and half precision is all that was lost.
     assert 1e-6 < relative_error(logits(target, images), expected) < 1e-2
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_what_overflows_in_float16_is_refused(target: Path, plain: bool) -> None:
+    """ONNX Runtime on a CPU keeps the values that a GPU makes infinite."""
+    torch.manual_seed(0)
+    build, shape = MODULES["resnet"]
+    module = build().eval()
+    head = next(m for m in module.modules() if isinstance(m, torch.nn.Linear))
+    head.weight.data.mul_(1e4)
+    with torch.inference_mode():
+        assert module(torch.from_numpy(random_images(1, *shape[1:]))).abs().max() < 65504
+    options = ExportOptions(float16=True, plain=plain)
+    assert bitexport.export(module, torch.zeros(1, *shape), target, options=options).verify
+    head.weight.data.mul_(60)
+    head.bias.data.mul_(60)
+    with pytest.raises(ComparisonFailure, match=r"layer 'fc' overflows in float16.*--fp16"):
+        bitexport.export(
+            module, torch.zeros(1, *shape), target.with_suffix(".big.onnx"), options=options
+        )
+    assert not target.with_suffix(".big.onnx").exists()
 
 
 @pytest.mark.parametrize("kind", ["trained", "codebooks"])

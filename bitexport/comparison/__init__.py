@@ -8,7 +8,12 @@ from bitexport.comparison.figures import (
     Tolerance,
     relative_l2,
 )
-from bitexport.comparison.layers import compare_bits, first_divergence, zero_activation_shares
+from bitexport.comparison.layers import (
+    compare_bits,
+    first_divergence,
+    refuse_overflow,
+    zero_activation_shares,
+)
 from bitexport.comparison.outputs import (
     ReferenceRun,
     compare_logits,
@@ -31,6 +36,7 @@ __all__ = [
     "first_divergence",
     "reference_logits",
     "reference_run",
+    "refuse_overflow",
     "relative_l2",
     "sample_input",
     "zero_activation_shares",

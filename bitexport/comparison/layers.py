@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from bitexport.comparison.figures import BitComparison, Divergence, RelativeL2
 from bitexport.comparison.outputs import FloatArray, reference_logits
-from bitexport.graph import computes_in_float16
+from bitexport.errors import ComparisonFailure
+from bitexport.graph import computes_in_float16, float16_values
 from bitexport.graph.constants import constant
 from bitexport.graph.passes.chain_signs import unchained
 from bitexport.layers import spec_of
@@ -25,7 +26,7 @@ from bitexport.ops.table import op_named
 from bitexport.runtimes import Runtime
 from bitexport.spec import BinaryConvSpec
 
-__all__ = ["compare_bits", "first_divergence", "zero_activation_shares"]
+__all__ = ["compare_bits", "first_divergence", "refuse_overflow", "zero_activation_shares"]
 
 
 @dataclass
@@ -152,6 +153,34 @@ def first_divergence(
         if not error.value() <= limit:
             return Divergence(name, error.value())
     return None
+
+
+def refuse_overflow(model: ir.Model, images: FloatArray, runtime: Runtime) -> None:
+    """Check that float16 holds all values of a float16 graph.
+
+    ONNX Runtime computes much of float16 in float32 on a CPU, and keeps values past 65504 that
+    become infinite on a GPU; as outputs of the graph they are float16 there too.
+
+    Args:
+        model: The exported graph.
+        images: float32 [N, C, H, W].
+        runtime: Runs the graph.
+
+    Raises:
+        ComparisonFailure: A layer's values are not finite.
+    """
+    model = unchained(model)
+    taps = float16_values(model)
+    for _, got in _tapped(model, taps, images, runtime):
+        for value in taps:
+            node = value.producer()
+            if node is not None and not np.isfinite(got[value.name or ""]).all():
+                raise ComparisonFailure(
+                    f"layer {_layer(node)!r} overflows in float16",
+                    got="values past 65504",
+                    expected="values that float16 holds, as a GPU makes the others infinite",
+                    fix="Leave --fp16 out. Nothing was written; --no-verify writes it anyway.",
+                )
 
 
 def _layer(node: ir.Node) -> str:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import (
     DeduplicateHashedInitializersPass,
@@ -38,7 +39,7 @@ from bitexport.graph.passes.to_float16 import to_float16
 from bitexport.graph.records import Record
 from bitexport.ops.table import DOMAIN
 
-__all__ = ["Lowered", "LoweringOptions", "computes_in_float16", "lower"]
+__all__ = ["Lowered", "LoweringOptions", "computes_in_float16", "float16_values", "lower"]
 
 # The lowest IR version that allows opset 18 and is read by ONNX Runtime 1.18.
 _IR_VERSION = 8
@@ -121,6 +122,17 @@ def computes_in_float16(model: ir.Model) -> bool:
         and node.attributes.get_int("to", 0) == ir.DataType.FLOAT16
         for node in model.graph
     )
+
+
+def float16_values(model: ir.Model) -> list[ir.Value]:
+    """The values of a graph of ours that are float16, by onnx's inference: passes keep no types."""
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(model))
+    half = {
+        value.name
+        for value in inferred.graph.value_info
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    }
+    return [value for node in model.graph for value in node.outputs if value.name in half]
 
 
 def _deduplicate(pass_: ir.passes.InPlacePass, model: ir.Model) -> None:

@@ -4,7 +4,7 @@ The architectures in ``bitexport.models`` are built from these layers; training 
 export reads them, so what was trained is what is shipped.
 """
 
-from bitexport.layers.adapters import register_layer, spec_of
+from bitexport.layers.adapters import float32_bytes, register_layer, spec_of
 from bitexport.layers.binary_conv import BinaryConv2d, SignInputConv2d
 from bitexport.layers.codebook import CodebookConv2d, CodebookConvTranspose2d, CodebookLinear
 from bitexport.layers.estimator import SignEstimator, StraightThrough
@@ -20,6 +20,7 @@ __all__ = [
     "SignEstimator",
     "SignInputConv2d",
     "StraightThrough",
+    "float32_bytes",
     "ones_for_zeros",
     "register_layer",
     "spec_of",

@@ -27,7 +27,7 @@ from bitexport.spec import (
     SignConvSpec,
 )
 
-__all__ = ["ToSpec", "conv_geometry", "register_layer", "spec_of"]
+__all__ = ["ToSpec", "conv_geometry", "float32_bytes", "register_layer", "spec_of"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
 ToSpec = Callable[[Layer], LayerSpec | None]
@@ -42,6 +42,20 @@ def spec_of(layer: nn.Module) -> LayerSpec | None:
         if cls in _ADAPTERS:
             return _ADAPTERS[cls](layer)
     return None
+
+
+def float32_bytes(module: nn.Module) -> int:
+    """Bytes of the weights and statistics that the full-precision twin would hold."""
+    values = 0
+    for layer in module.modules():
+        spec = spec_of(layer)
+        if spec is not None:
+            values += int(np.prod(spec.weight_shape))
+            values += spec.out_channels if spec.bias.any() else 0
+            continue
+        own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+        values += sum(t.numel() for t in own if t.is_floating_point())
+    return 4 * values
 
 
 def register_layer(cls: type[Layer], to_spec: ToSpec[Layer]) -> None:
