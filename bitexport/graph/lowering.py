@@ -83,6 +83,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     RemoveUnusedNodesPass()(model)
     name_after_modules(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _lay_out_constants(model)
     drop_zero_bias(model)
     copy_batch_in_reshape(model)
     split_means(model)
@@ -133,6 +134,22 @@ def float16_values(model: ir.Model) -> list[ir.Value]:
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     }
     return [value for node in model.graph for value in node.outputs if value.name in half]
+
+
+def _lay_out_constants(model: ir.Model) -> None:
+    """Copy constants that are views, as a folded Transpose leaves them: hashing wants plain rows.
+
+    Only tensors that hold an array have strides; those read from a file are left unread.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.Tensor):
+                continue
+            array = tensor.numpy()
+            if not array.flags.c_contiguous:
+                rows = np.ascontiguousarray(array)
+                value.const_value = ir.tensor(rows, dtype=tensor.dtype, name=value.name)
 
 
 def _deduplicate(pass_: ir.passes.InPlacePass, model: ir.Model) -> None:

@@ -1,0 +1,38 @@
+"""QONNX files whose graphs are unusual: how constants come about, and what things are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from test_qonnx import SIZE, Network, check
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+def binary(net: Network, channels: int = 8, **attributes) -> str:
+    return net.conv("image", net.bipolar(net.weight(channels, 3, 3, 3), 0.25), **attributes)
+
+
+def transposed_matrix(net: Network) -> str:
+    x = net.node("Flatten", net.node("GlobalAveragePool", binary(net)))
+    return net.node("MatMul", x, net.node("Transpose", net.weight(5, 8), perm=[1, 0]))
+
+
+def transposed_filters(net: Network) -> str:
+    weight = net.node("Transpose", net.weight(3, 8, 3, 3), perm=[1, 0, 2, 3])
+    return net.conv(net.quant("image"), weight)
+
+
+def sliced_shift(net: Network) -> str:
+    bounds = (net.constant([n], np.int64) for n in (0, 2 * SIZE, 3, 2))
+    shift = net.node("Slice", net.weight(1, 3, SIZE, 2 * SIZE), *bounds)
+    return net.conv(net.quant(net.node("Add", "image", shift)), net.weight(4, 3, 3, 3))
+
+
+@pytest.mark.parametrize("build", [transposed_matrix, transposed_filters, sliced_shift])
+def test_constants_that_fold_to_views(tmp_path, build: Callable[[Network], str]):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", build(net)))
+    check(path, tmp_path / "m.onnx")
