@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from test_qonnx import SIZE, Network, check
 
+import bitexport
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
@@ -36,3 +38,16 @@ def test_constants_that_fold_to_views(tmp_path, build: Callable[[Network], str])
     net = Network()
     path = net.save(tmp_path / "q.onnx", net.node("Flatten", build(net)))
     check(path, tmp_path / "m.onnx")
+
+
+def test_a_bias_for_each_sample_stays_one(tmp_path):
+    """Gemm broadcasts [M, 1] along the channels, also where there are as many as samples."""
+    net = Network(batch=4)
+    bias = net.constant(10.0 * np.arange(4).reshape(4, 1))
+    weight = net.bipolar(net.weight(4, 3 * SIZE**2), 0.1)
+    x = net.node("Gemm", net.node("Flatten", "image"), weight, bias, transB=1)
+    path = net.save(tmp_path / "q.onnx", x)
+    report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
+    (reason,) = report.dense_reasons.values()
+    assert reason == "its bias is not one number per output channel"
+    assert report.verify is not None and report.verify.ok

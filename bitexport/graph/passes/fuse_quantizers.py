@@ -140,8 +140,11 @@ def _bias(node: ir.Node, channels: int) -> Float32Array:
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return np.zeros(channels, np.float32)
     bias = constant(node.inputs[2])
-    if bias is None or bias.dtype != np.float32 or bias.size not in (1, channels):
+    if bias is None or bias.dtype != np.float32:
         raise _Declined("its bias is no constant")
+    # Gemm's may have other rows for each sample.
+    if bias.shape not in ((), (1,), (channels,), (1, 1), (1, channels)):
+        raise _Declined("its bias is not one number per output channel")
     return np.broadcast_to(bias.reshape(-1), (channels,)).astype(np.float32)
 
 
