@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from test_qonnx import SIZE, Network, check
 
 import bitexport
@@ -50,4 +51,25 @@ def test_a_bias_for_each_sample_stays_one(tmp_path):
     report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
     (reason,) = report.dense_reasons.values()
     assert reason == "its bias is not one number per output channel"
+    assert report.verify is not None and report.verify.ok
+
+
+def test_a_quantizer_that_only_a_branch_reads(tmp_path):
+    net = Network()
+    signs, columns = net.bipolar("image", 0.5), net.constant([0, -1], np.int64)
+    zeros = net.constant(np.zeros((1, 3 * SIZE**2)))
+    above = net.node("Greater", net.node("ReduceMean", "image", keepdims=0), net.constant(0.0))
+    branches = {}
+    for name, op_type, inputs in (
+        ("then_branch", "Reshape", [signs, columns]),
+        ("else_branch", "Identity", [zeros]),
+    ):
+        nodes = [
+            helper.make_node(op_type, inputs, [f"{name}/row"], name=f"{name}/row"),
+            helper.make_node("Neg", [f"{name}/row"], [name], name=name),
+        ]
+        made = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", "columns"])
+        branches[name] = helper.make_graph(nodes, name, [], [made])
+    path = net.save(tmp_path / "q.onnx", net.node("If", above, **branches))
+    report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
     assert report.verify is not None and report.verify.ok

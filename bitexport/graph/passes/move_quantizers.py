@@ -43,7 +43,9 @@ def _only_reader(node: ir.Node) -> ir.Node | None:
     uses = list(output.uses())
     if len(uses) != 1 or uses[0].idx != 0 or output.is_graph_output():
         return None
-    return uses[0].node
+    reader = uses[0].node
+    # A branch of an If reads it too, but is a graph of its own.
+    return reader if reader.graph is node.graph else None
 
 
 def _passes(reader: ir.Node, scale: float) -> bool:
