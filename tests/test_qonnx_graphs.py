@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from command_line import run
 from onnx import TensorProto, helper
 from test_qonnx import SIZE, Network, check
 
@@ -16,6 +17,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 def binary(net: Network, channels: int = 8, **attributes) -> str:
     return net.conv("image", net.bipolar(net.weight(channels, 3, 3, 3), 0.25), **attributes)
+
+
+def rename(net: Network, old: str, new: str) -> str:
+    """Call a constant or value otherwise, wherever it is written and read."""
+    for tensor in net.constants:
+        tensor.name = new if tensor.name == old else tensor.name
+    for node in net.nodes:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    return new
 
 
 def transposed_matrix(net: Network) -> str:
@@ -73,3 +84,32 @@ def test_a_quantizer_that_only_a_branch_reads(tmp_path):
     path = net.save(tmp_path / "q.onnx", net.node("If", above, **branches))
     report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
     assert report.verify is not None and report.verify.ok
+
+
+@pytest.mark.parametrize("name", ["input", "logits"])
+def test_a_constant_called_as_our_interface(tmp_path, name):
+    net = Network()
+    bias = net.constant(np.arange(4.0))
+    x = net.conv("image", net.bipolar(net.weight(4, 3, 3, 3), 0.25), bias)
+    rename(net, bias, name)
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["SignConv"]
+
+
+@pytest.mark.parametrize("name", ["input", "logits"])
+def test_values_called_as_our_interface_and_as_what_it_replaces(tmp_path, name):
+    net = Network()
+    first = rename(net, net.node("Relu", "image"), name)
+    inner = rename(net, net.node("Add", first, "image"), f"{name}.inner")
+    x = net.conv(inner, net.bipolar(net.weight(4, 3, 3, 3), 0.25))
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["SignConv"]
+
+
+def test_an_output_that_is_the_input_is_refused(tmp_path):
+    net = Network()
+    net.bipolar("image", 0.5)
+    outcome = run("onnx", net.save(tmp_path / "q.onnx", "image"), "-o", tmp_path / "m.onnx")
+    assert outcome.code == 4 and outcome.err.count("\n") == 1
+    assert "an output that is the input 'image' itself" in outcome.err
+    assert not (tmp_path / "m.onnx").exists()

@@ -72,10 +72,11 @@ def read_qonnx(path: Path) -> QonnxModel:
             node.metadata_props.pop(SCOPES, None)
             if scopes is not None:
                 node.metadata_props[SCOPES] = repr(["", scopes, ""])
-        # The passes name what they write after the nodes, whose names ONNX leaves free.
+        _name_interface(path, graph)
+        # The passes name what they write after the nodes, whose names ONNX leaves free. Values
+        # that were called as the interface is now take other names: it comes first here.
         NameFixPass()(graph)
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
-        _name_interface(path, graph)
         reference = _reference(path, graph, library)
     shape = graph.graph.inputs[0].shape
     return QonnxModel(
@@ -169,13 +170,15 @@ def _name_interface(path: Path, model: ir.Model) -> None:
             expected="one of each",
             fix="Split the network.",
         )
+    if inputs[0] is graph.outputs[0]:
+        raise UnsupportedModel(
+            f"{path}: the network computes nothing",
+            got=f"an output that is the input {inputs[0].name!r} itself",
+            expected="an output that a node computes",
+            fix="Export the network again.",
+        )
     graph.inputs[:] = inputs
-    taken = {value.name: value for node in graph for value in node.outputs}
-    for value, name in ((inputs[0], INPUT_NAME), (graph.outputs[0], OUTPUT_NAME)):
-        other = taken.get(name)
-        if other is not None and other is not value:
-            other.name = f"{name}.inner"
-        value.name = name
+    inputs[0].name, graph.outputs[0].name = INPUT_NAME, OUTPUT_NAME
 
 
 def _reference(path: Path, model: ir.Model, library: OnnxLibrary) -> bytes:
