@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
 from command_line import run
 from onnx import TensorProto, helper
 from test_qonnx import SIZE, Network, check
 
 import bitexport
+from bitexport.graph.qonnx import read_qonnx
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -113,3 +115,78 @@ def test_an_output_that_is_the_input_is_refused(tmp_path):
     assert outcome.code == 4 and outcome.err.count("\n") == 1
     assert "an output that is the input 'image' itself" in outcome.err
     assert not (tmp_path / "m.onnx").exists()
+
+
+def called(net: Network, output: str, name: str) -> str:
+    """Name the node that computes a value."""
+    next(node for node in net.nodes if output in node.output).name = name
+    return output
+
+
+def mul_in_front_of_norm(net: Network) -> str:
+    x = called(net, binary(net), "/body/Conv")
+    x = called(net, net.node("Mul", x, net.constant(3.0)), "/body/Mul")
+    return called(net, net.norm(x, 8), "/body/BatchNormalization")
+
+
+def mul_in_front_of_quantizer(net: Network) -> str:
+    x = called(net, net.node("Mul", "image", net.constant(0.5)), "/act/Mul")
+    x = called(net, net.quant(x), "/act/Quant")
+    return net.conv(x, net.bipolar(net.weight(8, 3, 3, 3), 0.25))
+
+
+def reshape_in_front_of_gemm(net: Network) -> str:
+    shape = net.constant([-1, 3 * SIZE**2], np.int64)
+    x = called(net, net.node("Flatten", "image"), "/fc/Flatten")
+    x = called(net, net.node("Reshape", x, shape), "/fc/Reshape")
+    weight = net.bipolar(net.weight(5, 3 * SIZE**2), 0.5)
+    return called(net, net.node("Gemm", x, weight, transB=1), "/fc/Gemm")
+
+
+def module_called_scale(net: Network) -> str:
+    x = net.node("Mul", binary(net), net.constant(3.0))
+    x = net.node("Relu", called(net, x, "/block/scale/Mul"))
+    return called(net, net.norm(x, 8), "/block/BatchNormalization")
+
+
+def module_called_as_weights(net: Network) -> str:
+    x = called(net, net.node("Relu", "image"), "/block/W/Relu")
+    x = net.conv(x, net.bipolar(net.weight(8, 3, 3, 3), 0.25))
+    return called(net, x, "/block/Conv")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    "build",
+    [
+        mul_in_front_of_norm,
+        mul_in_front_of_quantizer,
+        reshape_in_front_of_gemm,
+        module_called_scale,
+        module_called_as_weights,
+    ],
+)
+def test_names_that_the_passes_give_too(tmp_path, build, plain):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", build(net)))
+    layers = check(path, tmp_path / "m.onnx", plain=plain)
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    names = [node.name for node in graph.node]
+    values = [name for node in graph.node for name in node.output]
+    values += [tensor.name for tensor in graph.initializer]
+    assert len(set(names)) == len(names) and len(set(values)) == len(values)
+    assert plain or {name.split("/")[0] for name in layers} <= {n.split("/")[0] for n in names}
+
+
+def test_shapes_are_noted_of_the_values_they_are_of(tmp_path):
+    """A value is called as one within the quantizer behind it, which has another shape."""
+    net = Network()
+    x = rename(net, net.node("AveragePool", "image", kernel_shape=[2, 2]), "/act/Quant/Div")
+    y = called(net, net.quant("image"), "/act/Quant")
+    net.nodes.insert(0, net.nodes.pop())
+    x = net.conv(x, net.bipolar(net.weight(8, 3, 3, 3), 0.25))
+    y = net.conv(y, net.bipolar(net.weight(8, 3, 3, 3), 0.25), strides=[1, 1])
+    joined = net.node("Concat", net.node("Flatten", x), net.node("Flatten", y), axis=1)
+    graph = read_qonnx(net.save(tmp_path / "q.onnx", joined)).graph
+    pooled = next(node for node in graph.graph if node.op_type == "AveragePool").outputs[0]
+    assert list(pooled.shape)[2:] == [SIZE - 1, SIZE - 1]

@@ -35,6 +35,7 @@ from bitexport.graph.passes.name_after_modules import name_after_modules
 from bitexport.graph.passes.narrow_constants import narrow_constants
 from bitexport.graph.passes.split_means import split_means
 from bitexport.graph.passes.split_prelu import split_prelu
+from bitexport.graph.passes.tell_names_apart import tell_names_apart
 from bitexport.graph.passes.to_float16 import to_float16
 from bitexport.graph.records import Record
 from bitexport.ops.table import DOMAIN
@@ -104,11 +105,14 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
         RemoveUnusedNodesPass()(model)
     # Before the layers are measured: two nodes of one layer may share their words.
     _deduplicate(DeduplicateHashedInitializersPass(), model)
+    # Before, too, as a layer goes by the name of its node.
+    tell_names_apart(model)
     attach_functions(model, inlined=options.plain)
     layers = layers_of(model)
     if options.plain:
         InlinePass()(model)
         model.graph.opset_imports.pop(DOMAIN, None)
+        tell_names_apart(model)
     _deduplicate(DeduplicateInitializersPass(), model)
     TopologicalSortPass()(model)
     _strip(model)

@@ -19,6 +19,7 @@ from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.capture import INPUT_NAME, OUTPUT_NAME
 from bitexport.graph.passes.expand_quantizers import expand_quantizers
 from bitexport.graph.passes.name_after_modules import SCOPES
+from bitexport.graph.passes.tell_names_apart import tell_names_apart
 from bitexport.graph.quantizers import DOMAINS
 from bitexport.graph.read import largest_value, read_onnx
 from bitexport.onnx_library import OnnxLibrary, OnnxRefusal
@@ -186,6 +187,7 @@ def _reference(path: Path, model: ir.Model, library: OnnxLibrary) -> bytes:
     twin = ir.from_proto(ir.to_proto(model))
     expand_quantizers(twin)
     RemoveUnusedNodesPass()(twin)
+    tell_names_apart(twin)
     try:
         data = library.infer_shapes(ir.to_proto(twin).SerializeToString())
         library.check(data)

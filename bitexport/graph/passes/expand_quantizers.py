@@ -41,14 +41,15 @@ def expand_quantizers(model: ir.Model) -> None:
     Raises:
         UnsupportedModel: A quantizer of another kind.
     """
+    taken = {value.name for node in model.graph for value in node.outputs}
     for node in list(model.graph):
         if is_quantizer(node):
-            _expand(node)
+            _expand(node, taken)
     for domain in DOMAINS:
         model.graph.opset_imports.pop(domain, None)
 
 
-def _expand(node: ir.Node) -> None:
+def _expand(node: ir.Node, taken: set[str | None]) -> None:
     bipolar = node.op_type == "BipolarQuant" or bipolar_scale(node) is not None
     grid = None if bipolar else integer_grid(node)
     if len(node.inputs) != (4 if node.op_type != "BipolarQuant" else 2) or None in node.inputs:
@@ -70,6 +71,7 @@ def _expand(node: ir.Node) -> None:
         boolean = new.op_type == "GreaterOrEqual"
         new.outputs[0].type = ir.TensorType(ir.DataType.BOOL) if boolean else node.outputs[0].type
         new.outputs[0].shape = node.outputs[0].shape
+        new.outputs[0].name = _free(new.name or "", taken)
     graph.insert_before(node, nodes)
     take_over_output(node, nodes[-1].outputs[0])
 
@@ -92,11 +94,18 @@ def _chain(node: ir.Node) -> Callable[..., ir.Node]:
     """Makes nodes named after the quantizer they replace."""
 
     def make(op_type: str, *inputs: ir.Value) -> ir.Node:
-        new = ir.node(op_type, list(inputs), name=f"{node.name}/{op_type}")
-        new.outputs[0].name = new.name
-        return new
+        return ir.node(op_type, list(inputs), name=f"{node.name}/{op_type}")
 
     return make
+
+
+def _free(name: str, taken: set[str | None]) -> str:
+    """A name that no value of the file has: its shapes are read off by name."""
+    free, number = name, 1
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    taken.add(free)
+    return free
 
 
 def _number(node: ir.Node, suffix: str, value: float) -> ir.Value:
