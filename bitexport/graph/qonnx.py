@@ -9,11 +9,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import (
-    LiftConstantsToInitializersPass,
-    NameFixPass,
-    RemoveUnusedNodesPass,
-)
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.capture import INPUT_NAME, OUTPUT_NAME
@@ -68,6 +64,7 @@ def read_qonnx(path: Path) -> QonnxModel:
     paths = _module_paths(given)
     with OnnxLibrary(path) as library:
         graph = _converted(path, given, library)
+        _refuse_training(path, graph)
         for node in graph.graph:
             scopes = paths.get(node.outputs[0].name or "") if node.outputs else None
             node.metadata_props.pop(SCOPES, None)
@@ -76,7 +73,7 @@ def read_qonnx(path: Path) -> QonnxModel:
         _name_interface(path, graph)
         # The passes name what they write after the nodes, whose names ONNX leaves free. Values
         # that were called as the interface is now take other names: it comes first here.
-        NameFixPass()(graph)
+        tell_names_apart(graph)
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
         reference = _reference(path, graph, library)
     shape = graph.graph.inputs[0].shape
@@ -158,6 +155,21 @@ def _converted(path: Path, model: onnx.ModelProto, library: OnnxLibrary) -> ir.M
             expected=f"operators that opset {OPSET} has",
             fix=f"Export the network with opset_version={OPSET}.",
         ) from error
+
+
+def _refuse_training(path: Path, model: ir.Model) -> None:
+    """Before constants are folded, with which some versions drop the attribute."""
+    for node in model.graph.all_nodes():
+        if (
+            node.op_type == "BatchNormalization"
+            and node.attributes.get_int("training_mode", 0) != 0
+        ):
+            raise UnsupportedModel(
+                f"{path}: BatchNorm {node.name!r} takes the statistics of each batch",
+                got="training_mode 1",
+                expected="running statistics",
+                fix="Put the model into evaluation mode, and export it again.",
+            )
 
 
 def _name_interface(path: Path, model: ir.Model) -> None:

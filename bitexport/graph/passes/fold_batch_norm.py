@@ -87,13 +87,6 @@ def _remove(node: ir.Node, keep_float16: bool) -> Record:
 
 def _affine(node: ir.Node) -> tuple[Float64Array, Float64Array]:
     """(g, beta - g * mean), float64 [C]."""
-    if node.attributes.get_int("training_mode", 0):
-        raise UnsupportedModel(
-            f"BatchNorm {node.name!r} normalizes by the statistics of each batch",
-            got="training_mode 1",
-            expected="the running statistics",
-            fix="Put the model into evaluation mode.",
-        )
     arrays = [constant(value) for value in node.inputs[1:5]]
     if any(array is None for array in arrays):
         raise UnsupportedModel(

@@ -20,6 +20,7 @@ def tell_names_apart(model: ir.Model) -> None:
     """Rename in place; nothing where all names differ."""
     constants = model.graph.initializers
     computed = {value.name for node in model.graph for value in node.outputs}
+    computed |= {value.name for value in model.graph.inputs if not value.is_initializer()}
     for name in [name for name in constants if name in computed]:
         unique, number = name, 1
         while unique in computed or unique in constants:
