@@ -209,21 +209,6 @@ def bits_of_a_computed_scale(net: Network) -> str:
     return net.conv(signs, net.quant(net.weight(4, 3, 3, 3), 0.5, bits=1.0))
 
 
-@pytest.mark.parametrize(
-    ("build", "op"),
-    [
-        (bits_of_a_negative_scale, "Conv"),
-        (bits_of_scales_of_either_sign, "Conv"),
-        (bits_beside_a_zero_point, "Conv"),
-        (bits_of_a_computed_scale, "SignConv"),
-    ],
-)
-def test_one_signed_bit_is_minus_or_plus_one_with_any_scale(tmp_path, build, op):
-    net = Network()
-    path = net.save(tmp_path / "q.onnx", net.node("Flatten", build(net)))
-    assert list(check(path, tmp_path / "m.onnx").values()) == [op]
-
-
 @pytest.mark.filterwarnings("ignore:divide by zero")  # by the executor
 def test_a_channel_whose_scale_is_zero_is_stored_in_bits(tmp_path):
     net = Network()
@@ -349,6 +334,11 @@ def unsigned_with_zero_point(net: Network) -> str:
         (negative_scale_and_pool, "SignConv"),
         (two_readers, "BinaryConvAdd"),
         (unsigned_with_zero_point, "SignConv"),
+        # One signed bit is -1 or +1 with any scale and zero point.
+        (bits_of_a_negative_scale, "Conv"),
+        (bits_of_scales_of_either_sign, "Conv"),
+        (bits_beside_a_zero_point, "Conv"),
+        (bits_of_a_computed_scale, "SignConv"),
     ],
 )
 def test_what_cannot_be_fused_stays_exact(tmp_path, build, op):

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bitexport.graph.names import free_name
+
 __all__ = ["constant", "graph_of", "new_constant", "set_input_constant", "take_over_output"]
 
 
@@ -27,9 +29,7 @@ def graph_of(node: ir.Node) -> ir.Graph:
 
 def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     """Register an initializer under ``name``, or under the next free numbered name."""
-    unique, number = name, 1
-    while unique in graph.initializers:
-        unique, number = f"{name}.{number}", number + 1
+    unique = free_name(name, graph.initializers, ".")
     # ascontiguousarray gives a scalar one dimension.
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
     value = ir.Value(

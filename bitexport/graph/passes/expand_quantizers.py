@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from bitexport.errors import UnsupportedModel
 from bitexport.graph.constants import constant, graph_of, new_constant, take_over_output
+from bitexport.graph.names import free_name
 from bitexport.graph.quantizers import (
     DOMAINS,
     IntegerGrid,
@@ -71,7 +72,9 @@ def _expand(node: ir.Node, taken: set[str | None]) -> None:
         boolean = new.op_type == "GreaterOrEqual"
         new.outputs[0].type = ir.TensorType(ir.DataType.BOOL) if boolean else node.outputs[0].type
         new.outputs[0].shape = node.outputs[0].shape
-        new.outputs[0].name = _free(new.name or "", taken)
+        # Shapes are read off by the names of the file's own values.
+        new.outputs[0].name = free_name(new.name or "", taken)
+        taken.add(new.outputs[0].name)
     graph.insert_before(node, nodes)
     take_over_output(node, nodes[-1].outputs[0])
 
@@ -97,15 +100,6 @@ def _chain(node: ir.Node) -> Callable[..., ir.Node]:
         return ir.node(op_type, list(inputs), name=f"{node.name}/{op_type}")
 
     return make
-
-
-def _free(name: str, taken: set[str | None]) -> str:
-    """A name that no value of the file has: its shapes are read off by name."""
-    free, number = name, 1
-    while free in taken:
-        free, number = f"{name}_{number}", number + 1
-    taken.add(free)
-    return free
 
 
 def _number(node: ir.Node, suffix: str, value: float) -> ir.Value:

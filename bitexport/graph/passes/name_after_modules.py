@@ -15,6 +15,8 @@ import ast
 
 import onnx_ir as ir
 
+from bitexport.graph.names import free_name
+
 __all__ = ["SCOPES", "name_after_modules"]
 
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -30,7 +32,8 @@ def name_after_modules(model: ir.Model) -> None:
     taken = kept | set(graph.initializers)
     for index, (node, path) in enumerate(zip(nodes, paths, strict=True)):
         inner = "/".join(part for part in (path, node.op_type) if part)
-        node.name = _unique(path if last.get(path) == index else inner, taken)
+        node.name = free_name(path if last.get(path) == index else inner, taken)
+        taken.add(node.name)
         for position, value in enumerate(node.outputs):
             if value.name not in kept:
                 value.name = node.name if position == 0 else f"{node.name}:{position}"
@@ -58,11 +61,3 @@ def _last_nodes(paths: list[str]) -> dict[str, int]:
         for length in range(1, len(parts) + 1):
             last[".".join(parts[:length])] = index
     return {path: index for path, index in last.items() if path and paths[index] == path}
-
-
-def _unique(name: str, taken: set[str | None]) -> str:
-    unique, number = name, 1
-    while unique in taken:
-        unique, number = f"{name}_{number}", number + 1
-    taken.add(unique)
-    return unique

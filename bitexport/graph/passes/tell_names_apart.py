@@ -13,6 +13,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
+from bitexport.graph.names import free_name
+
 __all__ = ["tell_names_apart"]
 
 
@@ -22,8 +24,5 @@ def tell_names_apart(model: ir.Model) -> None:
     computed = {value.name for node in model.graph for value in node.outputs}
     computed |= {value.name for value in model.graph.inputs if not value.is_initializer()}
     for name in [name for name in constants if name in computed]:
-        unique, number = name, 1
-        while unique in computed or unique in constants:
-            unique, number = f"{name}.{number}", number + 1
-        constants[name].name = unique
+        constants[name].name = free_name(name, computed | set(constants), ".")
     NameFixPass()(model)
