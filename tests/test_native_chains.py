@@ -22,7 +22,7 @@ from bitexport.spec import ConvGeometry
 
 CLIP = "BinaryConvClip"
 ONE = ConvGeometry()
-KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "neon")
+KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "amx", "neon")
 # X [N, Ci, H, W], layers
 CASES = {
     "3x3": ((2, 8, 9, 11), [Layer(32), Layer(40)]),

@@ -299,7 +299,7 @@ def resident_bytes() -> int:
 
 # ---- The kernel for this CPU --------------------------------------------------------------------
 
-KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "neon")
+KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "amx", "neon")
 
 
 def test_every_kernel_of_this_cpu_gives_the_same(library, monkeypatch):

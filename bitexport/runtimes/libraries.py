@@ -74,7 +74,7 @@ def cpu_kernel() -> str:
         raise RuntimeFailure(
             "BITEXPORT_CPU_KERNEL names no kernel that runs here",
             got=repr(os.environ.get("BITEXPORT_CPU_KERNEL")),
-            expected="portable, avx2, avx512, avx512-vpopcntdq or neon, as this CPU has them",
+            expected="portable, avx2, avx512, avx512-vpopcntdq, amx or neon, as this CPU has them",
             fix="Unset it to take the best.",
         )
     return name

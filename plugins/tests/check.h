@@ -52,6 +52,9 @@ class Random {
   std::mt19937_64 engine_;
 };
 
+// The exit code of a test that needs what this machine lacks, as CTest is told.
+inline constexpr int kSkipped = 77;
+
 // The exit code of a test: not 0 where a check failed, or where none ran.
 inline int finish() {
   const State& s = state();

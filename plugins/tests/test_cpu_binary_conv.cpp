@@ -19,12 +19,14 @@
 #include "core/reference.h"
 #include "core/sign_planes.h"
 #include "kernels/cpu/binary_conv.h"
+#include "kernels/cpu/variants.h"
 
 namespace {
 
 using bitexport::Activation;
 using bitexport::ConvArguments;
 using bitexport::ConvShape;
+using bitexport::cpu::BinaryConvKernel;
 using bitexport::cpu::BinaryConvPlan;
 using bitexport::cpu::Epilogue;
 using bitexport::cpu::Isa;
@@ -243,18 +245,29 @@ void check_signs(const Case& c, const BinaryConvPlan& plan, std::int32_t image) 
   CHECK_EQUAL(words[output], 0xa5a5a5a5u);
 }
 
+void check_kernel(const Case& c, const BinaryConvKernel& kernel) {
+  const auto plan = kernel.plan(c.shape);
+  for (std::int32_t image = 0; image < c.shape.batch; ++image) {
+    check_image(c, *plan, image);
+    if (c.shape.group == 1) check_signs(c, *plan, image);
+  }
+}
+
 void check_shape(Random& random, const ConvArguments& arguments, const ConvShape& shape,
                  const std::vector<Isa>& isas) {
   const Case c = make_case(random, shape);
+  const std::string text = bitexport_test::to_string(arguments);
   for (const Isa isa : isas) {
-    state().where = std::string(isa_name(isa)) + " " + bitexport_test::to_string(arguments);
-    const auto kernel = bitexport::cpu::make_binary_conv(shape, c.weight.data(), isa);
-    const auto plan = kernel->plan(shape);
-    for (std::int32_t image = 0; image < shape.batch; ++image) {
-      check_image(c, *plan, image);
-      if (shape.group == 1) check_signs(c, *plan, image);
-    }
+    state().where = std::string(isa_name(isa)) + " " + text;
+    check_kernel(c, *bitexport::cpu::make_binary_conv(shape, c.weight.data(), isa));
   }
+#if defined(BITEXPORT_HAVE_X86)
+  // Also the shapes at which it is too slow to be chosen.
+  if (isas.back() == Isa::kAmx) {
+    state().where = "amx, unasked, " + text;
+    check_kernel(c, *bitexport::cpu::make_amx(shape, c.weight.data()));
+  }
+#endif
 }
 
 // Two threads take every other unit.
@@ -334,7 +347,15 @@ ConvArguments square(std::int64_t in, std::int64_t out, std::int64_t size, std::
 
 int main() {
   Random random(20261121);
-  const std::vector<Isa> isas = bitexport::cpu::usable_isas();
+  std::vector<Isa> isas = bitexport::cpu::usable_isas();
+#if defined(BITEXPORT_EMULATED_AMX)
+  // The other kernels are those of the test without the emulation.
+  if (isas.back() != Isa::kAmx) {
+    std::cout << "no AVX-512 VPOPCNTDQ, which the kernel for AMX needs beside it\n";
+    return bitexport_test::kSkipped;
+  }
+  isas = {Isa::kAmx};
+#endif
   for (const Isa isa : isas) std::cout << "kernel: " << isa_name(isa) << "\n";
 
   constexpr std::array<std::int64_t, 7> kChannels = {1, 3, 4, 5, 33, 64, 67};
@@ -370,6 +391,10 @@ int main() {
       square(520, 110, 7, 3, 1),
       square(270, 576, 9, 3, 2, 3),
       square(200, 96, 14, 2, 1),
+      // Whole strips of 64 pixels, and of less; several units of strips and of channels.
+      square(70, 48, 24, 1, 1),
+      square(64, 96, 60, 3, 1),
+      square(140, 33, 33, 3, 2),
       // Chunks of output channels that are no whole words of signs.
       square(96, 200, 6, 1, 1),
       square(64, 300, 9, 3, 1),

@@ -139,7 +139,7 @@ _NODES = (
 _CHAIN = (Layer(33), Layer(40, (1, 1), ConvGeometry(), "BinaryConvClip"), Layer(8))
 _CHAIN_SHAPE = (2, 12, 5, 6)
 _KERNEL = "BITEXPORT_CPU_KERNEL"
-_KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "neon")
+_KERNELS = ("portable", "avx2", "avx512", "avx512-vpopcntdq", "amx", "neon")
 
 
 def _op_nodes(folder: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "core/conv_shape.h"
+#include "kernels/cpu/amx_layout.h"
 #include "kernels/cpu/binary_conv.h"
 #include "kernels/cpu/channel_lanes.h"
 #include "kernels/cpu/variants.h"
@@ -21,7 +23,7 @@ namespace bitexport {
 namespace cpu {
 namespace {
 
-enum Variant : std::size_t { kWords, kDepthwise, kLookup, kChannels, kPopcount, kVariants };
+enum Variant : std::size_t { kWords, kDepthwise, kLookup, kChannels, kPopcount, kAmx, kVariants };
 
 // Taps first .. last - 1 along an axis that meet a pixel of the image somewhere.
 TapRange useful_taps(const ConvAxis& axis) {
@@ -65,6 +67,28 @@ bool pays_for_popcount(const ConvShape& shape) {
 }
 #endif
 
+#if defined(BITEXPORT_HAVE_X86)
+// A product of tiles takes its time however little of them is in use, and the epilogue is half of
+// the time of few products.
+bool pays_for_amx(const ConvShape& shape) {
+  constexpr std::int32_t kFewestSteps = 8;
+  constexpr std::int32_t kFewestChannels = 32;
+  constexpr double kLeastInUse = 0.55;
+  const std::int32_t channels = shape.in_channels_per_group();
+  const std::int32_t planes = divided_up(channels, kLineChannels);
+  if (planes * shape.taps() < kFewestSteps || shape.out_channels_per_group() < kFewestChannels) {
+    return false;
+  }
+  const double pixels = double{1} * shape.vertical.out_size() * shape.horizontal.out_size();
+  const LineLayout layout(shape);
+  const double lines =
+      static_cast<double>(shape.vertical.out_size() - 1) * static_cast<double>(layout.phase_width) +
+      shape.horizontal.out_size();
+  const double tiles = std::ceil(lines / kTile);
+  return channels * pixels >= kLeastInUse * planes * kLineChannels * tiles * kTile;
+}
+#endif
+
 bool fits_lookup(const ConvShape& shape) {
   // It counts mismatches in 16 bits.
   const std::int64_t most = std::int64_t{shape.in_channels_per_group()} * shape.taps();
@@ -80,7 +104,8 @@ bool fits_lookup(const ConvShape& shape) {
 Variant choose(const ConvShape& shape, Isa isa) {
   if (shape.in_channels_per_group() == 1 && shape.taps() <= kMostDepthwiseTaps) return kDepthwise;
 #if defined(BITEXPORT_HAVE_X86)
-  if (isa == Isa::kAvx512Popcount && pays_for_popcount(shape)) return kPopcount;
+  if (isa == Isa::kAmx && pays_for_amx(shape)) return kAmx;
+  if (isa >= Isa::kAvx512Popcount && pays_for_popcount(shape)) return kPopcount;
   if (isa == Isa::kAvx2 && fits_lookup(shape) && pays_for_channel_lanes(shape)) return kChannels;
 #endif
   return isa != Isa::kPortable && fits_lookup(shape) ? kLookup : kWords;
@@ -90,6 +115,7 @@ std::unique_ptr<const BinaryConvKernel> make(Variant variant, const ConvShape& s
                                              const std::uint32_t* weight, Isa isa) {
 #if defined(BITEXPORT_HAVE_X86)
   const bool wide = isa >= Isa::kAvx512;
+  if (variant == kAmx) return make_amx(shape, weight);
   if (variant == kPopcount) return make_avx512_popcount(shape, weight);
   if (variant == kChannels) return make_avx2_channels(shape, weight);
   if (variant == kLookup) return wide ? make_avx512(shape, weight) : make_avx2(shape, weight);

@@ -23,9 +23,9 @@
 #include "kernels/cpu/avx512_words.h"
 #include "kernels/cpu/output_tiles.h"
 #include "kernels/cpu/plane_layout.h"
-#include "kernels/cpu/popcount_units.h"
 #include "kernels/cpu/popcount_weights.h"
 #include "kernels/cpu/target.h"
+#include "kernels/cpu/tile_units.h"
 #include "kernels/cpu/variants.h"
 
 BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512vpopcntdq,prfchw")
@@ -41,6 +41,8 @@ namespace {
 constexpr std::int32_t kMostVectors = 4;       // of pixels, in a tile
 constexpr std::int64_t kTileBytes = 24 << 10;  // the first cache has 32 KB at least
 
+constexpr std::int32_t kMostTileParts = 64;
+constexpr std::int32_t kFewestBlocks = 8;
 constexpr std::int32_t kWordBlocks = kWordChannels<std::uint32_t> / kWeightBlock;
 
 template <typename Words>
@@ -57,8 +59,10 @@ class PopcountPlan final : public BinaryConvPlan {
         tiles_(divided_up(pixels_, vectors_ * Words::kPixels)),
         direct_(shape.taps() == 1 && shape.vertical.stride == 1 && shape.horizontal.stride == 1 &&
                 layout_.row == shape.horizontal.size && layout_.rows == shape.vertical.size),
-        units_(shape, layout_, tiles_, weights_->blocks, 1),
-        sign_units_(shape, layout_, tiles_, weights_->blocks, kWordBlocks),
+        units_(shape, layout_.planes_per_group, tiles_, weights_->blocks,
+               {kMostTileParts, kFewestBlocks, 1}),
+        sign_units_(shape, layout_.planes_per_group, tiles_, weights_->blocks,
+                    {kMostTileParts, kFewestBlocks, kWordBlocks}),
         streamed_(is_streamed(pixels_, shape.out_channels)),
         border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
         runs_(output_runs(shape, layout_, vectors_ * Words::kPixels)) {}
@@ -177,7 +181,7 @@ class PopcountPlan final : public BinaryConvPlan {
 
   // Calls store(co, index in [Co, Ho, Wo], lanes, accumulators) for all vectors of a unit.
   template <typename Store>
-  void run_unit(std::int32_t unit, const PopcountUnits& units, const void* workspace,
+  void run_unit(std::int32_t unit, const TileUnits& units, const void* workspace,
                 const Streams& streams, Store store) const {
     const std::int32_t begin = unit % units.tile_parts * units.tiles;
     const std::int32_t chunk = unit / units.tile_parts % units.chunks;
@@ -358,9 +362,9 @@ class PopcountPlan final : public BinaryConvPlan {
   std::int32_t vectors_;  // of pixels in a tile
   std::int32_t tiles_;
   bool direct_;  // a plane is a row of every tile
-  PopcountUnits units_;
-  PopcountUnits sign_units_;  // for signs: a word's channels are in one chunk
-  bool streamed_;             // Y is, see kStreamedBytes
+  TileUnits units_;
+  TileUnits sign_units_;  // for signs: a word's channels are in one chunk
+  bool streamed_;         // Y is, see kStreamedBytes
   BorderCorrections border_;
   std::vector<Runs> runs_;  // of every tile
 };

@@ -209,6 +209,25 @@ void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRa
   pack_words(shape, layout, rows, words, planes, plane);
 }
 
+void wide_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
+                std::int32_t count, std::uint64_t* words) {
+  static_assert(kWidePixels == kPixels);
+  __mmask16 lanes[kVectors];
+  for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(count - v * kLanes);
+  if (is_streamed(image, channels)) {
+    encode_words<true>(x, image, channels, threshold, lanes, words);
+  } else {
+    encode_words<false>(x, image, channels, threshold, lanes, words);
+  }
+}
+
+void wide_words_of_signs(const std::uint32_t* signs, std::int64_t image, std::int32_t planes,
+                         std::int32_t count, std::uint64_t* words) {
+  __mmask16 lanes[kVectors];
+  for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(count - v * kLanes);
+  join_words(signs, image, planes, lanes, words);
+}
+
 }  // namespace avx512
 }  // namespace cpu
 }  // namespace bitexport

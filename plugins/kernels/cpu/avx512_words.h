@@ -34,6 +34,18 @@ void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRa
 void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRange rows,
                         const std::uint32_t* words, std::int32_t planes, std::uint64_t* plane);
 
+// How many pixels the two below do at once.
+inline constexpr std::int32_t kWidePixels = 64;
+
+// The words of `count` pixels, at most kWidePixels, of up to 64 channels, from x [channels, H, W]
+// on; `words` has room for kWidePixels. `image` counts H * W.
+void wide_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
+                std::int32_t count, std::uint64_t* words);
+
+// The same from one plane of signs, or two.
+void wide_words_of_signs(const std::uint32_t* signs, std::int64_t image, std::int32_t planes,
+                         std::int32_t count, std::uint64_t* words);
+
 }  // namespace avx512
 }  // namespace cpu
 }  // namespace bitexport

@@ -84,7 +84,7 @@ class BinaryConvKernel {
 
 inline constexpr std::size_t kWorkspaceAlignment = 64;
 
-enum class Isa { kPortable, kNeon, kAvx2, kAvx512, kAvx512Popcount };
+enum class Isa { kPortable, kNeon, kAvx2, kAvx512, kAvx512Popcount, kAmx };
 
 // Every kernel that this CPU and this build can run, the best one last.
 std::vector<Isa> usable_isas();

@@ -6,8 +6,39 @@
 
 #include "kernels/cpu/binary_conv.h"
 
+#if defined(BITEXPORT_HAVE_X86) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace bitexport {
 namespace cpu {
+namespace {
+
+#if defined(BITEXPORT_EMULATED_AMX)
+bool may_use_amx() { return true; }
+#elif defined(BITEXPORT_HAVE_X86) && defined(__linux__)
+// Whether the CPU has AMX for bytes, and Linux grants its registers to this process, which has to
+// ask for them: every context switch then may have 8 KB more to keep.
+bool may_use_amx() {
+  constexpr unsigned kTiles = 1u << 24;  // of CPUID 7.0, EDX
+  constexpr unsigned kBytes = 1u << 25;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  if ((edx & kTiles) == 0 || (edx & kBytes) == 0) return false;
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#else
+bool may_use_amx() { return false; }
+#endif
+
+}  // namespace
 
 std::vector<Isa> usable_isas() {
   std::vector<Isa> isas = {Isa::kPortable};
@@ -16,7 +47,10 @@ std::vector<Isa> usable_isas() {
     isas.push_back(Isa::kAvx2);
     if (__builtin_cpu_supports("avx512bw")) {
       isas.push_back(Isa::kAvx512);
-      if (__builtin_cpu_supports("avx512vpopcntdq")) isas.push_back(Isa::kAvx512Popcount);
+      if (__builtin_cpu_supports("avx512vpopcntdq")) {
+        isas.push_back(Isa::kAvx512Popcount);
+        if (may_use_amx()) isas.push_back(Isa::kAmx);
+      }
     }
   }
 #elif defined(BITEXPORT_HAVE_NEON)
@@ -28,6 +62,8 @@ std::vector<Isa> usable_isas() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::kAmx:
+      return "amx";
     case Isa::kAvx512Popcount:
       return "avx512-vpopcntdq";
     case Isa::kAvx512:

@@ -35,6 +35,10 @@ inline constexpr std::int32_t kMostPopcountTaps = 7;
 std::unique_ptr<const BinaryConvKernel> make_avx512_popcount(const ConvShape& shape,
                                                              const std::uint32_t* weight);
 
+// With AMX; see Isa::kAmx.
+std::unique_ptr<const BinaryConvKernel> make_amx(const ConvShape& shape,
+                                                 const std::uint32_t* weight);
+
 // For one input channel a group, and at most kMostDepthwiseTaps taps, which a byte counts.
 inline constexpr std::int32_t kMostDepthwiseTaps = 64;
 std::unique_ptr<const BinaryConvKernel> make_depthwise_portable(const ConvShape& shape,

@@ -1,7 +1,7 @@
-// How the popcount kernel divides its work into units.
+// How the kernels that take words of channels divide their work into units.
 
-#ifndef BITEXPORT_KERNELS_CPU_POPCOUNT_UNITS_H_
-#define BITEXPORT_KERNELS_CPU_POPCOUNT_UNITS_H_
+#ifndef BITEXPORT_KERNELS_CPU_TILE_UNITS_H_
+#define BITEXPORT_KERNELS_CPU_TILE_UNITS_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -12,13 +12,19 @@
 namespace bitexport {
 namespace cpu {
 
+struct UnitLimits {
+  std::int32_t most_tile_parts;  // taking a unit takes time, too
+  std::int32_t fewest_blocks;    // of a chunk: a tile's activations are prepared for each chunk
+  std::int32_t block_multiple;   // of blocks in a chunk, but for the last one
+};
+
 // Packing: rows of one plane. Convolving: tiles of output pixels, and a chunk of the blocks of
 // output channels of one group. Parts of one kind are of about a size, so that threads end
 // together.
 //
 // Neighbouring units are neighbours in the image, for both: a thread gets neighbours, and its cache
 // may still have what it wrote there for the layer before.
-struct PopcountUnits {
+struct TileUnits {
   std::int32_t planes;  // of all groups
   std::int32_t pack_rows;
   std::int32_t pack_parts;  // of a plane
@@ -28,15 +34,16 @@ struct PopcountUnits {
   std::int32_t chunks;
   std::int32_t groups;
 
-  // A chunk has a multiple of `block_multiple` blocks, but for the last one.
-  PopcountUnits(const ConvShape& shape, const PlaneLayout& layout, std::int32_t all_tiles,
-                std::int32_t all_blocks, std::int32_t block_multiple)
-      : planes(shape.group * layout.planes_per_group),
+  TileUnits(const ConvShape& shape, std::int32_t planes_per_group, std::int32_t all_tiles,
+            std::int32_t all_blocks, const UnitLimits& limits)
+      : planes(shape.group * planes_per_group),
         pack_rows(rows_to_pack(shape)),
         pack_parts(divided_up(shape.vertical.size, pack_rows)),
-        tiles(divided_up(all_tiles, kMostTileParts)),
+        tiles(divided_up(all_tiles, limits.most_tile_parts)),
         tile_parts(divided_up(all_tiles, tiles)),
-        blocks(divided_up(blocks_of_chunk(all_blocks, all_tiles), block_multiple) * block_multiple),
+        blocks(divided_up(blocks_of_chunk(all_blocks, tile_parts, limits.fewest_blocks),
+                          limits.block_multiple) *
+               limits.block_multiple),
         chunks(divided_up(all_blocks, blocks)),
         groups(shape.group) {}
 
@@ -45,8 +52,6 @@ struct PopcountUnits {
 
  private:
   static constexpr std::int32_t kFewestUnits = 8;     // so that some threads have work
-  static constexpr std::int32_t kFewestBlocks = 8;    // a tile is copied for each chunk
-  static constexpr std::int32_t kMostTileParts = 64;  // taking a unit takes time, too
   static constexpr std::int32_t kFewestPacked = 128;  // pixels of a unit, about
   static constexpr std::int32_t kMostPacked = 1024;
 
@@ -55,9 +60,10 @@ struct PopcountUnits {
     return divided_up(all, divided_up(all, most));
   }
 
-  static std::int32_t blocks_of_chunk(std::int32_t all_blocks, std::int32_t all_tiles) {
-    const std::int64_t share = std::int64_t{all_blocks} * all_tiles / kFewestUnits;
-    const std::int32_t fewest = std::min(kFewestBlocks, all_blocks);
+  static std::int32_t blocks_of_chunk(std::int32_t all_blocks, std::int32_t parts,
+                                      std::int32_t most_fewest) {
+    const std::int64_t share = std::int64_t{all_blocks} * parts / kFewestUnits;
+    const std::int32_t fewest = std::min(most_fewest, all_blocks);
     return even_part(
         all_blocks, static_cast<std::int32_t>(std::clamp<std::int64_t>(share, fewest, all_blocks)));
   }
@@ -74,4 +80,4 @@ struct PopcountUnits {
 }  // namespace cpu
 }  // namespace bitexport
 
-#endif  // BITEXPORT_KERNELS_CPU_POPCOUNT_UNITS_H_
+#endif  // BITEXPORT_KERNELS_CPU_TILE_UNITS_H_
