@@ -190,3 +190,27 @@ def test_shapes_are_noted_of_the_values_they_are_of(tmp_path):
     graph = read_qonnx(net.save(tmp_path / "q.onnx", joined)).graph
     pooled = next(node for node in graph.graph if node.op_type == "AveragePool").outputs[0]
     assert list(pooled.shape)[2:] == [SIZE - 1, SIZE - 1]
+
+
+def pooled_by_pads(net: Network) -> str:
+    shift = net.weight(1, 3, SIZE, SIZE)
+    return net.node("MaxPool", shift, kernel_shape=[2, 2], pads=[1, 1, 0, 0])
+
+
+def pooled_by_lower_pads(net: Network) -> str:
+    shift, strides = net.weight(1, 3, 2 * SIZE - 1, 2 * SIZE - 1), [2, 2]
+    return net.node("MaxPool", shift, kernel_shape=[2, 2], strides=strides, auto_pad="SAME_LOWER")
+
+
+def normalized_locally(net: Network) -> str:
+    return net.node("LRN", net.weight(1, 3, SIZE, SIZE), size=3, alpha=0.5)
+
+
+@pytest.mark.parametrize("compute", [pooled_by_pads, pooled_by_lower_pads, normalized_locally])
+def test_constants_behind_operators_with_windows(tmp_path, compute: Callable[[Network], str]):
+    """onnx's reference evaluator, which folds constants, computes these otherwise than runtimes."""
+    net = Network()
+    x = net.node("Add", "image", compute(net))
+    x = net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.25))
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["SignConv"]

@@ -27,6 +27,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from bitexport.graph.constants import constant, graph_of, new_constant, take_over_output
 from bitexport.graph.lowering import computes_in_float16
 from bitexport.graph.passes.chain_signs import unchain_signs
+from bitexport.graph.passes.fold_constants import fold_constants
 from bitexport.graph.passes.fuse_activation import split_activation
 from bitexport.graph.passes.split_prelu import split_prelu
 from bitexport.graph.passes.to_float16 import to_float16
@@ -237,12 +238,10 @@ def _write(node: ir.Node, linear: _Linear) -> None:
 
 def _undo_inlined_bodies(model: ir.Model) -> bool:
     """A plain export: compute its packed weights, and drop its signs."""
-    from onnxscript.optimizer import fold_constants
-
     if not any(n.op_type in ("GreaterOrEqual", "Mod") for n in model.graph):
         return False
     limit = _LARGEST_FOLDED
-    fold_constants(model, input_size_limit=limit, output_size_limit=limit)
+    fold_constants(model, {"input_size_limit": limit, "output_size_limit": limit})
     for node in list(model.graph):
         if node.op_type != "Where" or not _is_sign(node):
             continue

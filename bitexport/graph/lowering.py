@@ -26,6 +26,7 @@ from bitexport.graph.passes.drop_zero_bias import drop_zero_bias
 from bitexport.graph.passes.expand_quantizers import expand_quantizers
 from bitexport.graph.passes.fold_batch_norm import fold_batch_norm
 from bitexport.graph.passes.fold_channel_shift import fold_channel_shift
+from bitexport.graph.passes.fold_constants import fold_constants
 from bitexport.graph.passes.fold_threshold import fold_threshold
 from bitexport.graph.passes.fuse_activation import fuse_activation
 from bitexport.graph.passes.fuse_quantizers import fuse_quantizers
@@ -74,12 +75,8 @@ class Lowered:
 
 def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     """Run all passes on a captured graph, in place."""
-    from onnxscript.optimizer import fold_constants
-
     options = options or LoweringOptions()
-    # A stranger's constants may overflow, as they do in every runtime.
-    with np.errstate(all="ignore"):
-        fold_constants(model)
+    fold_constants(model)
     IdentityEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
     name_after_modules(model)
