@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from test_qonnx import SIZE, Network, check
 
 import bitexport
+from bitexport.comparison import Tolerance, compare_logits, sample_input
 from bitexport.graph.qonnx import read_qonnx
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -214,3 +215,32 @@ def test_constants_behind_operators_with_windows(tmp_path, compute: Callable[[Ne
     x = net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.25))
     path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
     assert list(check(path, tmp_path / "m.onnx").values()) == ["SignConv"]
+
+
+def normed_differently(net: Network, weight: np.ndarray, mean: np.ndarray, shift: float) -> str:
+    """A layer of one input channel, and a BatchNorm that undoes the size of each weight."""
+    channels = len(weight)
+    x = net.conv(net.quant("image", 2.0**-20, bits=24.0), net.constant(weight), side=1)
+    variance = net.rng.uniform(0.5, 2, channels)
+    gamma = np.sqrt(variance) / weight[:, 0, 0, 0]
+    norm = (gamma, np.full(channels, shift), mean * weight[:, 0, 0, 0], variance)
+    return net.node("BatchNormalization", x, *(net.constant(n) for n in norm), epsilon=0.0)
+
+
+def test_classes_whose_logits_are_the_same_but_for_rounding(tmp_path):
+    net = Network()
+    weight = np.zeros((64, 3, 1, 1), np.float32)
+    weight[:, 0, 0, 0] = net.rng.uniform(1, 2, 64)
+    x = net.node("GlobalMaxPool", normed_differently(net, weight, np.zeros(64), 0.1))
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
+    assert report.verify is not None and report.verify.top1_agreement == 1
+
+
+def test_classes_that_more_than_rounding_tells_apart():
+    expected = np.array([[1, 1.00001, 0]], np.float32)
+    tolerance = Tolerance.for_model(binary_activations=False, float16=False)
+    assert compare_logits(expected, expected, tolerance).top1_agreement == 1
+    other = expected[:, [1, 0, 2]]
+    compared = compare_logits(other, expected, tolerance)
+    assert compared.top1_agreement == 0 and not compared.ok

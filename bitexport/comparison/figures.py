@@ -64,8 +64,9 @@ class Comparison:
         samples: Number of samples.
         max_abs_diff: Largest absolute difference of a logit.
         rel_l2: ||got - expected|| / ||expected||.
-        top1_agreement: Share of samples with the same predicted class; of feature maps, share of
-            pixels with the same strongest channel; of detections, share that is found again.
+        top1_agreement: Share of samples with the same predicted class, or one that the reference
+            tells from it by rounding alone; of feature maps, share of pixels with the same
+            strongest channel; of detections, share that is found again.
         flip_rate: Share of binary activations that differ; None where there are none.
         zero_activations: Activations of exactly 0 before a sign, where torch's sign is 0 and a
             bit is +1; None where there are no binary activations.
