@@ -15,6 +15,7 @@ from bitexport.exporter import ExportOptions, ExportReport, LoweredModel, write_
 from bitexport.families import LoadOptions
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import LoweringOptions, QonnxModel, lower, read_qonnx
+from bitexport.graph.quantizers import quantizes_sums
 from bitexport.graph.read import refusing_malformed
 from bitexport.runtimes import ModelRefused, Runner
 from bitexport.runtimes.contained import contained
@@ -60,6 +61,7 @@ def import_qonnx(
     with refusing_malformed(source):
         model = read_qonnx(source)
         float32_bytes = _float32_bytes(model.graph)
+        rounds = quantizes_sums(model.graph)
         report = lower(model.graph, LoweringOptions(float16=options.float16, plain=options.plain))
     declined = {r.layer: r.detail for r in report.records if not r.applied}
     reasons = {x.name: declined.get(x.name, _DENSE) for x in report.layers if x.dense}
@@ -73,7 +75,12 @@ def import_qonnx(
         dense_reasons=reasons,
     )
     data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
-    comparison = _verify(data, model, lowered, options) if options.verify else None
+    binary = any(layer.binary_activations for layer in report.layers)
+    tolerance = Tolerance.for_model(
+        binary_activations=binary or (rounds and not options.float16),
+        float16=options.float16,
+    )
+    comparison = _verify(data, model, tolerance) if options.verify else None
     write_atomically(output, data)
     return ExportReport(
         family=_FAMILY,
@@ -109,9 +116,7 @@ def _float32_bytes(model: ir.Model) -> int:
     return sum(int(tensor.nbytes) for tensor in floats)
 
 
-def _verify(
-    data: bytes, model: QonnxModel, lowered: LoweredModel, options: ExportOptions
-) -> Comparison | None:
+def _verify(data: bytes, model: QonnxModel, tolerance: Tolerance) -> Comparison:
     batch, *rest = model.input_shape or (None,)
     if len(rest) != 3 or None in rest:
         raise UnsupportedModel(
@@ -135,10 +140,6 @@ def _verify(
             expected=error.expected,
             fix=error.fix,
         ) from error
-    tolerance = Tolerance.for_model(
-        binary_activations=any(layer.binary_activations for layer in lowered.layers),
-        float16=options.float16,
-    )
     comparison = compare_logits(got, expected, tolerance)
     if not comparison.ok:
         raise ComparisonFailure(

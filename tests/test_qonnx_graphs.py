@@ -227,6 +227,19 @@ def normed_differently(net: Network, weight: np.ndarray, mean: np.ndarray, shift
     return net.node("BatchNormalization", x, *(net.constant(n) for n in norm), epsilon=0.0)
 
 
+def test_a_quantizer_whose_step_rounding_decides(tmp_path):
+    """Many activations of one image are 0 but for the rounding of a folded BatchNorm."""
+    net = Network()
+    weight = np.zeros((64, 3, 1, 1), np.float32)
+    weight[:, 0, 0, 0] = net.rng.uniform(1, 2, 64)
+    pixel = np.round(sample_input((3, SIZE, SIZE))[0, 0, 0, 0] * 2**20) / 2**20
+    x = net.bipolar(normed_differently(net, weight, pixel, 0.0), 0.5)
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
+    assert report.verify is not None and report.verify.samples == 8
+    assert 0 < report.verify.rel_l2 < 0.1
+
+
 def test_classes_whose_logits_are_the_same_but_for_rounding(tmp_path):
     net = Network()
     weight = np.zeros((64, 3, 1, 1), np.float32)

@@ -22,7 +22,14 @@ import onnx_ir as ir
 from bitexport.errors import UnsupportedModel
 from bitexport.graph.constants import constant
 
-__all__ = ["DOMAINS", "IntegerGrid", "bipolar_scale", "integer_grid", "is_quantizer"]
+__all__ = [
+    "DOMAINS",
+    "IntegerGrid",
+    "bipolar_scale",
+    "integer_grid",
+    "is_quantizer",
+    "quantizes_sums",
+]
 
 # The second and third are what older files of Brevitas and FINN say.
 DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -103,3 +110,19 @@ def integer_grid(node: ir.Node) -> IntegerGrid:
     else:
         low, high = 0.0, 2.0**width - 1 - narrow
     return IntegerGrid(low, high, _ROUNDINGS[rounding])
+
+
+def quantizes_sums(model: ir.Model) -> bool:
+    """Whether a quantizer reads what a layer computed, which rounding moves across a step at times.
+
+    What it reads of the input itself, or of constants, is the same in every runtime.
+    """
+    given, computed = set(model.graph.inputs), set[ir.Value | None]()
+    for node in model.graph:
+        if computed.intersection(node.inputs):
+            if is_quantizer(node):
+                return True
+            computed.update(node.outputs)
+        elif given.intersection(node.inputs):
+            (given if is_quantizer(node) else computed).update(node.outputs)
+    return False
