@@ -9,7 +9,7 @@ import onnx
 import pytest
 from command_line import run
 from onnx import TensorProto, helper
-from test_qonnx import SIZE, Network, check
+from test_qonnx import DOMAIN, SIZE, Network, check
 
 import bitexport
 from bitexport.comparison import Tolerance, compare_logits, sample_input
@@ -68,25 +68,43 @@ def test_a_bias_for_each_sample_stays_one(tmp_path):
     assert report.verify is not None and report.verify.ok
 
 
-def test_a_quantizer_that_only_a_branch_reads(tmp_path):
-    net = Network()
+def branched(net: Network, *inner: onnx.NodeProto) -> str:
+    """Signs that a branch alone reads, in front of further nodes: ``then_branch.row`` is theirs."""
     signs, columns = net.bipolar("image", 0.5), net.constant([0, -1], np.int64)
     zeros = net.constant(np.zeros((1, 3 * SIZE**2)))
     above = net.node("Greater", net.node("ReduceMean", "image", keepdims=0), net.constant(0.0))
     branches = {}
-    for name, op_type, inputs in (
-        ("then_branch", "Reshape", [signs, columns]),
-        ("else_branch", "Identity", [zeros]),
+    for name, op_type, inputs, further in (
+        ("then_branch", "Reshape", [signs, columns], inner),
+        ("else_branch", "Identity", [zeros], ()),
     ):
+        row = further[-1].output[0] if further else f"{name}.row"
         nodes = [
-            helper.make_node(op_type, inputs, [f"{name}/row"], name=f"{name}/row"),
-            helper.make_node("Neg", [f"{name}/row"], [name], name=name),
+            helper.make_node(op_type, inputs, [f"{name}.row"], name=f"{name}/row"),
+            *further,
+            helper.make_node("Neg", [row], [name], name=name),
         ]
         made = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", "columns"])
         branches[name] = helper.make_graph(nodes, name, [], [made])
-    path = net.save(tmp_path / "q.onnx", net.node("If", above, **branches))
+    return net.node("If", above, **branches)
+
+
+def test_a_quantizer_that_only_a_branch_reads(tmp_path):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", branched(net))
     report = bitexport.import_qonnx(path, tmp_path / "m.onnx")
     assert report.verify is not None and report.verify.ok
+
+
+def test_a_quantizer_in_a_branch_is_refused(tmp_path):
+    net = Network()
+    inputs = ["then_branch.row", net.constant(0.5)]
+    inner = helper.make_node("BipolarQuant", inputs, ["inner"], name="act", domain=DOMAIN)
+    path = net.save(tmp_path / "q.onnx", branched(net, inner))
+    outcome = run("onnx", path, "-o", tmp_path / "m.onnx", "--no-verify")
+    assert outcome.code == 4 and outcome.err.count("\n") == 1
+    assert "quantizer 'act' stands within If" in outcome.err
+    assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.parametrize("name", ["input", "logits"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def read_qonnx(path: Path) -> QonnxModel:
     _, data = read_onnx(path)
     given = onnx.ModelProto.FromString(data)
     _require_quantizers(path, given)
+    _refuse_inner_quantizers(path, given)
     paths = _module_paths(given)
     with OnnxLibrary(path) as library:
         graph = _converted(path, given, library)
@@ -105,6 +107,28 @@ def _require_quantizers(path: Path, model: onnx.ModelProto) -> None:
             expected=f"BipolarQuant and Quant nodes of {DOMAINS[0]!r} among standard operators",
             fix="Give a checkpoint, or export the network with brevitas.export.export_qonnx.",
         )
+
+
+def _refuse_inner_quantizers(path: Path, model: onnx.ModelProto) -> None:
+    """QONNX's own executor runs a branch by ONNX Runtime, which knows no quantizers."""
+    for node in model.graph.node:
+        found = next((inner for inner in _inner_nodes(node) if inner.domain in DOMAINS), None)
+        if found is not None:
+            raise UnsupportedModel(
+                f"{path}: quantizer {found.name!r} stands within {node.op_type} {node.name!r}",
+                got=f"{found.op_type} in a branch or loop",
+                expected="quantizers in the network's own graph",
+                fix="Export the network without the branch.",
+            )
+
+
+def _inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of all graphs within a node."""
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield inner
+                yield from _inner_nodes(inner)
 
 
 def _module_paths(model: onnx.ModelProto) -> dict[str, str]:
