@@ -107,6 +107,15 @@ def test_a_quantizer_in_a_branch_is_refused(tmp_path):
     assert not (tmp_path / "m.onnx").exists()
 
 
+def test_a_branch_is_refused_in_float16(tmp_path):
+    net = Network()
+    path = net.save(tmp_path / "q.onnx", branched(net))
+    outcome = run("onnx", path, "-o", tmp_path / "m.onnx", "--no-verify", "--fp16")
+    assert outcome.code == 4 and outcome.err.count("\n") == 1
+    assert "is not computed in float16" in outcome.err
+    assert not (tmp_path / "m.onnx").exists()
+
+
 @pytest.mark.parametrize("name", ["input", "logits"])
 def test_a_constant_called_as_our_interface(tmp_path, name):
     net = Network()

@@ -4,7 +4,7 @@
 
 Dense weights become float16. The scales, biases and thresholds of custom ops stay float32, as
 their schema says: they are applied to a float32 accumulator. So do inputs that a standard
-operator takes in float32 only, such as the scales of Resize.
+operator takes in float32 only, such as the scales of Resize. Branches and loops are refused.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ __all__ = ["to_float16"]
 
 _RULE = "float16"
 _FLOAT32_ONLY = "tensor(float)"
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def to_float16(model: ir.Model) -> list[Record]:
     """Convert in place.
 
     Raises:
-        UnsupportedModel: A constant is too large for float16.
+        UnsupportedModel: A constant is too large for float16, or a node has graphs of its own.
     """
     graph = model.graph
+    _refuse_branches(graph)
     for name, value in list(graph.initializers.items()):
         _split_shared(graph, name, value)
     records = [
@@ -47,6 +49,17 @@ def to_float16(model: ir.Model) -> list[Record]:
     _cast_inputs(graph)
     _cast_outputs(graph)
     return records
+
+
+def _refuse_branches(graph: ir.Graph) -> None:
+    for node in graph:
+        if any(a.type in _GRAPHS for a in node.attributes.values()):
+            raise UnsupportedModel(
+                f"{node.op_type} {node.name!r} is not computed in float16",
+                got="a node with graphs of its own, which would stay float32",
+                expected="one graph",
+                fix="Export without --fp16.",
+            )
 
 
 def _is_activation_typed(value: ir.Value) -> bool:
