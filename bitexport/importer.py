@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bitexport.comparison import Comparison, Tolerance, compare_logits, sample_input
+from bitexport.comparison import (
+    Comparison,
+    Tolerance,
+    compare_logits,
+    refuse_overflow,
+    sample_input,
+)
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
 from bitexport.exporter import ExportOptions, ExportReport, LoweredModel, write_metadata
 from bitexport.families import LoadOptions
@@ -17,7 +25,8 @@ from bitexport.files import check_writable, write_atomically
 from bitexport.graph import LoweringOptions, QonnxModel, lower, read_qonnx
 from bitexport.graph.quantizers import quantizes_sums
 from bitexport.graph.read import refusing_malformed
-from bitexport.runtimes import ModelRefused, Runner
+from bitexport.onnx_library import OnnxLibrary
+from bitexport.runtimes import ModelRefused, Runner, Runtime
 from bitexport.runtimes.contained import contained
 
 __all__ = ["import_qonnx"]
@@ -80,7 +89,12 @@ def import_qonnx(
         binary_activations=binary or (rounds and not options.float16),
         float16=options.float16,
     )
-    comparison = _verify(data, model, tolerance) if options.verify else None
+    comparison = None
+    if options.verify:
+        images, step = _images(model)
+        comparison = _verify(data, model, tolerance, images, step)
+        if options.float16:
+            _refuse_overflow(source, lowered.graph, model, images)
     write_atomically(output, data)
     return ExportReport(
         family=_FAMILY,
@@ -116,7 +130,8 @@ def _float32_bytes(model: ir.Model) -> int:
     return sum(int(tensor.nbytes) for tensor in floats)
 
 
-def _verify(data: bytes, model: QonnxModel, tolerance: Tolerance) -> Comparison:
+def _images(model: QonnxModel) -> tuple[npt.NDArray[np.float32], int]:
+    """Images to compare with, and how many are run at once."""
     batch, *rest = model.input_shape or (None,)
     if len(rest) != 3 or None in rest:
         raise UnsupportedModel(
@@ -130,9 +145,15 @@ def _verify(data: bytes, model: QonnxModel, tolerance: Tolerance) -> Comparison:
     if batch and not 1 <= batch <= len(images):
         images = sample_input(shape, batch)
     step = batch or max(1, min(len(images), _LARGEST_STEP // max(1, model.largest_value)))
+    return images, step
+
+
+@contextmanager
+def _runtime() -> Iterator[Runtime]:
+    """ONNX Runtime in another process; what it refuses cannot be verified."""
     try:
         with contained("ort") as runtime:
-            expected, got = (_run(runtime.load(d), images, step) for d in (model.reference, data))
+            yield runtime
     except ModelRefused as error:
         raise InputError(
             "the network cannot be verified: " + error.what,
@@ -140,6 +161,17 @@ def _verify(data: bytes, model: QonnxModel, tolerance: Tolerance) -> Comparison:
             expected=error.expected,
             fix=error.fix,
         ) from error
+
+
+def _verify(
+    data: bytes,
+    model: QonnxModel,
+    tolerance: Tolerance,
+    images: npt.NDArray[np.float32],
+    step: int,
+) -> Comparison:
+    with _runtime() as runtime:
+        expected, got = (_run(runtime.load(d), images, step) for d in (model.reference, data))
     comparison = compare_logits(got, expected, tolerance)
     if not comparison.ok:
         raise ComparisonFailure(
@@ -150,6 +182,22 @@ def _verify(data: bytes, model: QonnxModel, tolerance: Tolerance) -> Comparison:
             fix="Nothing was written; --no-verify writes it all the same. Please report this.",
         )
     return comparison
+
+
+def _refuse_overflow(
+    source: Path, graph: ir.Model, model: QonnxModel, images: npt.NDArray[np.float32]
+) -> None:
+    """A fixed batch of images at once, or one, and as many values as can be handed over."""
+    batch = model.input_shape[0]
+    bytes_of_one = model.largest_value // 2  # where it is float32
+    with refusing_malformed(source), OnnxLibrary(source) as library, _runtime() as runtime:
+        refuse_overflow(
+            graph,
+            np.resize(images, (batch, *images.shape[1:])) if batch else images,
+            runtime,
+            infer=library.infer_shapes,
+            at_once=max(1, _LARGEST_STEP // max(1, bytes_of_one)),
+        )
 
 
 def _run(runner: Runner, images: npt.NDArray[np.float32], step: int) -> npt.NDArray[np.float32]:

@@ -13,6 +13,8 @@ from test_qonnx import DOMAIN, SIZE, Network, check
 
 import bitexport
 from bitexport.comparison import Tolerance, compare_logits, sample_input
+from bitexport.errors import ComparisonFailure
+from bitexport.exporter import ExportOptions
 from bitexport.graph.qonnx import read_qonnx
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -284,3 +286,21 @@ def test_classes_that_more_than_rounding_tells_apart():
     other = expected[:, [1, 0, 2]]
     compared = compare_logits(other, expected, tolerance)
     assert compared.top1_agreement == 0 and not compared.ok
+
+
+@pytest.mark.parametrize("batch", ["N", 3])
+def test_what_overflows_in_float16_is_refused(tmp_path, batch):
+    """ONNX Runtime on a CPU keeps the values that a GPU makes infinite."""
+    for scale, fits in ((100, True), (20000, False)):
+        net = Network(batch=batch)
+        x = called(net, net.conv("image", net.bipolar(net.weight(4, 3, 3, 3), scale)), "/a/Conv")
+        x = net.node("Flatten", net.node("Mul", x, net.constant(2**-10)))
+        path, options = net.save(tmp_path / "q.onnx", x), ExportOptions(float16=True)
+        if fits:
+            report = bitexport.import_qonnx(path, tmp_path / "m.onnx", options=options)
+            assert report.verify is not None and report.verify.ok
+            (tmp_path / "m.onnx").unlink()
+            continue
+        with pytest.raises(ComparisonFailure, match=r"layer 'a' overflows in float16.*--fp16"):
+            bitexport.import_qonnx(path, tmp_path / "m.onnx", options=options)
+        assert not (tmp_path / "m.onnx").exists()

@@ -45,8 +45,9 @@ class Tolerance:
         float32 sums in another order differ by about 1e-6 relative, so 1e-4 leaves room for
         deep networks. With binary activations, and others that a quantizer rounds, about one of
         1e6 lies so close to its threshold that rounding decides it; the logits of some samples
-        then move, while a wrong export moves those of all: most samples must be within 1e-3. Half precision rounds each
-        layer to 11 bits, which with binary activations leaves only the predicted class.
+        then move, while a wrong export moves those of all: most samples must be within 1e-3. Half
+        precision rounds each layer to 11 bits, which with binary activations leaves only the
+        predicted class.
         """
         if float16:
             return cls(1.5 if binary_activations else 1e-2, 0.5 if binary_activations else 0.75)

@@ -5,7 +5,7 @@ All values within a network are many times its inputs: they are looked at sample
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +155,14 @@ def first_divergence(
     return None
 
 
-def refuse_overflow(model: ir.Model, images: FloatArray, runtime: Runtime) -> None:
+def refuse_overflow(
+    model: ir.Model,
+    images: FloatArray,
+    runtime: Runtime,
+    *,
+    infer: Callable[[bytes], bytes] | None = None,
+    at_once: int | None = None,
+) -> None:
     """Check that float16 holds all values of a float16 graph.
 
     ONNX Runtime computes much of float16 in float32 on a CPU, and keeps values past 65504 that
@@ -165,22 +172,30 @@ def refuse_overflow(model: ir.Model, images: FloatArray, runtime: Runtime) -> No
         model: The exported graph.
         images: float32 [N, C, H, W].
         runtime: Runs the graph.
+        infer: What infers the shapes of a stranger's model, see ``float16_values``.
+        at_once: How many values a run gives at most, where all together are too large.
 
     Raises:
         ComparisonFailure: A layer's values are not finite.
     """
     model = unchained(model)
-    taps = float16_values(model)
-    for _, got in _tapped(model, taps, images, runtime):
-        for value in taps:
-            node = value.producer()
-            if node is not None and not np.isfinite(got[value.name or ""]).all():
-                raise ComparisonFailure(
-                    f"layer {_layer(node)!r} overflows in float16",
-                    got="values past 65504",
-                    expected="values that float16 holds, as a GPU makes the others infinite",
-                    fix="Leave --fp16 out. Nothing was written; --no-verify writes it anyway.",
-                )
+    taps = float16_values(model, infer)
+    for start in range(0, len(taps), at_once or max(1, len(taps))):
+        some = taps[start:][:at_once]
+        for _, got in _tapped(model, some, images, runtime):
+            for value in some:
+                _require_finite(value, got[value.name or ""])
+
+
+def _require_finite(value: ir.Value, got: FloatArray) -> None:
+    node = value.producer()
+    if node is not None and not np.isfinite(got).all():
+        raise ComparisonFailure(
+            f"layer {_layer(node)!r} overflows in float16",
+            got="values past 65504",
+            expected="values that float16 holds, as a GPU makes the others infinite",
+            fix="Leave --fp16 out. Nothing was written; --no-verify writes it anyway.",
+        )
 
 
 def _layer(node: ir.Node) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,9 +127,21 @@ def computes_in_float16(model: ir.Model) -> bool:
     )
 
 
-def float16_values(model: ir.Model) -> list[ir.Value]:
-    """The values of a graph of ours that are float16, by onnx's inference: passes keep no types."""
-    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(model))
+def float16_values(
+    model: ir.Model, infer: Callable[[bytes], bytes] | None = None
+) -> list[ir.Value]:
+    """The values of a graph of ours that are float16, by onnx's inference: passes keep no types.
+
+    Args:
+        model: The graph.
+        infer: What infers the shapes of a serialized model; by default onnx in this process, which
+            a stranger's model might end.
+    """
+    proto = ir.to_proto(model)
+    if infer is None:
+        inferred = onnx.shape_inference.infer_shapes(proto)
+    else:
+        inferred = onnx.ModelProto.FromString(infer(proto.SerializeToString()))
     half = {
         value.name
         for value in inferred.graph.value_info
