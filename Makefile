@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # TensorRT-RTX builds engines without a GPU; it has wheels for 64-bit x86 Linux only.
 EXTRAS := train$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)tensorrt-rtx)
 
-.PHONY: demo test lint format docs plugins gpu-test gpu-bench fuzz fuzz-replay fuzz-ops fuzz-plugin lint-native soak wheel sbom oldest clean
+.PHONY: demo test lint format docs plugins gpu-test gpu-bench fuzz fuzz-replay fuzz-ops fuzz-plugin fuzz-qonnx lint-native soak wheel sbom oldest clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
@@ -52,6 +52,11 @@ fuzz-replay: $(READY)
 fuzz-ops: $(READY)
 	PYTHONPATH=tests:.:plugins/scripts $(BIN)/python -m fuzz --sanitized \
 		$(if $(FILE),--replay $(FILE),--targets ops --count $(or $(COUNT),2000) --seed $(or $(SEED),1))
+
+# Random QONNX files, imported and compared with QONNX's own executor: make fuzz-qonnx COUNT=10000
+fuzz-qonnx: $(READY)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:.:plugins/scripts $(BIN)/python -m fuzz.qonnx \
+		$(if $(FILE),--replay $(FILE),--count $(or $(COUNT),2000) --seed $(or $(SEED),1) --jobs $(or $(JOBS),2))
 
 # The TensorRT plugins from arbitrary bytes, by libFuzzer: make fuzz-plugin COUNT=1000000
 fuzz-plugin: $(READY)
