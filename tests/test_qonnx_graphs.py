@@ -9,13 +9,14 @@ import onnx
 import pytest
 from command_line import run
 from onnx import TensorProto, helper
-from test_qonnx import DOMAIN, SIZE, Network, check
+from test_qonnx import DOMAIN, SIZE, Network, check, executed, images
 
 import bitexport
 from bitexport.comparison import Tolerance, compare_logits, sample_input
 from bitexport.errors import ComparisonFailure
 from bitexport.exporter import ExportOptions
 from bitexport.graph.qonnx import read_qonnx
+from bitexport.runtimes import runtime_named
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -304,3 +305,20 @@ def test_what_overflows_in_float16_is_refused(tmp_path, batch):
         with pytest.raises(ComparisonFailure, match=r"layer 'a' overflows in float16.*--fp16"):
             bitexport.import_qonnx(path, tmp_path / "m.onnx", options=options)
         assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("float16", [False, True])
+@pytest.mark.parametrize("between", [False, True])
+def test_zeros_that_pad_puts_in_front_of_a_pool(tmp_path, between, float16):
+    """ONNX Runtime would make them pads of the pool, which leaves those out."""
+    net = Network()
+    x = net.node("Sub", "image", net.constant(8.0))
+    x = net.node("Pad", x, net.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
+    x = net.node("MaxPool", net.bipolar(x, 0.5) if between else x, kernel_shape=[2, 2])
+    x = net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.25))
+    path = net.save(tmp_path / "q.onnx", net.node("Flatten", x))
+    options = ExportOptions(float16=float16)
+    bitexport.import_qonnx(path, tmp_path / "m.onnx", options=options)
+    got = runtime_named("ort").load((tmp_path / "m.onnx").read_bytes()).run({"input": images()})
+    limit = 2e-2 if float16 else 1e-4
+    np.testing.assert_allclose(got["logits"], executed(path, images()), rtol=limit, atol=limit)

@@ -35,6 +35,7 @@ from bitexport.graph.passes.fuse_residual import fuse_residual
 from bitexport.graph.passes.move_quantizers import move_quantizers
 from bitexport.graph.passes.name_after_modules import name_after_modules
 from bitexport.graph.passes.narrow_constants import narrow_constants
+from bitexport.graph.passes.part_pad_and_pool import part_pad_and_pool
 from bitexport.graph.passes.split_means import split_means
 from bitexport.graph.passes.split_prelu import split_prelu
 from bitexport.graph.passes.tell_names_apart import tell_names_apart
@@ -87,6 +88,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     copy_batch_in_reshape(model)
     split_means(model)
     move_quantizers(model)
+    part_pad_and_pool(model)
     records = fuse_quantizers(model)
     RemoveUnusedNodesPass()(model)
     expand_quantizers(model)

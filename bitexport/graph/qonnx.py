@@ -16,6 +16,7 @@ from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.capture import INPUT_NAME, OUTPUT_NAME
 from bitexport.graph.passes.expand_quantizers import expand_quantizers
 from bitexport.graph.passes.name_after_modules import SCOPES
+from bitexport.graph.passes.part_pad_and_pool import part_pad_and_pool
 from bitexport.graph.passes.tell_names_apart import tell_names_apart
 from bitexport.graph.quantizers import DOMAINS
 from bitexport.graph.read import largest_value, read_onnx
@@ -222,6 +223,7 @@ def _reference(path: Path, model: ir.Model, library: OnnxLibrary) -> bytes:
     """The model in standard operators; its inferred shapes are noted in ``model`` too."""
     twin = ir.from_proto(ir.to_proto(model))
     expand_quantizers(twin)
+    part_pad_and_pool(twin)
     RemoveUnusedNodesPass()(twin)
     tell_names_apart(twin)
     try:
