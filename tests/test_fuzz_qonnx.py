@@ -16,9 +16,9 @@ from fuzz.qonnx_graphs import random_graph
 from bitexport.graph.passes import expand_quantizers, fold_batch_norm, fuse_quantizers
 
 pytest.importorskip("qonnx", reason="QONNX's executor: pip install qonnx")
-COUNT = 300
+COUNT = 240
 MOST_REFUSED = 0.15
-NOTICED_AMONG = 60
+NOTICED_AMONG = 40
 
 
 def test_graphs_of_a_fixed_seed(tmp_path: Path) -> None:
@@ -43,11 +43,19 @@ def without_narrow(function: Callable[..., Any]) -> Callable[..., Any]:
     return grid
 
 
+def without_shift(function: Callable[..., Any]) -> Callable[..., Any]:
+    def affine(node: Any) -> Any:
+        scale, shift = function(node)
+        return scale, 0 * shift
+
+    return affine
+
+
 @pytest.mark.parametrize(
     ("module", "name", "broken"),
     [
         (expand_quantizers, "integer_grid", without_narrow(expand_quantizers.integer_grid)),
-        (fold_batch_norm, "_read_once", lambda _node: True),
+        (fold_batch_norm, "_affine", without_shift(fold_batch_norm._affine)),
         (fuse_quantizers, "_bipolar_input", lambda value: (value.producer().inputs[0], 0.5)),
     ],
 )

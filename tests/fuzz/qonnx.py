@@ -4,7 +4,7 @@
     make fuzz-qonnx FILE=build/fuzz/NAME    one of them again
 
 Each file is refused in one line, or its export gives the executor's outputs in stock ONNX Runtime
-and with our op library, and with --plain too.
+and with our op library, with --plain too, and with --fp16 where float16 holds all numbers.
 """
 
 from __future__ import annotations
@@ -39,6 +39,14 @@ from fuzz.qonnx_spelling import images
 FINDINGS = Path("build/fuzz")
 BATCH = 25
 CLOSE = 1e-4  # of the largest output of a sample
+# Of which the first with kernels of ours, which a plain file does not need.
+RUNTIMES = ("ort-native", "ort")
+WAYS = {
+    "": ExportOptions(),
+    "--plain ": ExportOptions(plain=True, verify=False),
+    "--fp16 ": ExportOptions(float16=True, verify=False),
+}
+_LARGEST_HALF = 512
 _NOISE = 2e-6
 _CANCELLED = 0.1
 _EXACT_BITS = 1 << 22
@@ -155,6 +163,14 @@ def _decided_by_rounding(
     return False
 
 
+class Ended(Exception):
+    """What becomes of a model is clear."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = Outcome(kind, detail)
+
+
 def outcome_of(model: onnx.ModelProto, folder: Path) -> Outcome:
     """Import a model in every way, and compare."""
     x = images(model)
@@ -167,34 +183,10 @@ def outcome_of(model: onnx.ModelProto, folder: Path) -> Outcome:
         return Outcome("not taken", "numbers that are not finite")
     source = folder / "q.onnx"
     source.write_bytes(model.SerializeToString())
-    found = alarm = ""
-    differing: list[Array] = []
-    for way, options, runtimes in (
-        ("", ExportOptions(), ("ort", "ort-native")),
-        ("--plain ", ExportOptions(plain=True, verify=False), ("ort",)),
-    ):
-        try:
-            bitexport.import_qonnx(source, folder / "m.onnx", options=options)
-        except ComparisonFailure as error:
-            # Whether it is right is seen without.
-            alarm = f"verify: {error}"
-            unverified = replace(options, verify=False)
-            bitexport.import_qonnx(source, folder / "m.onnx", options=unverified)
-        except BitexportError as error:
-            if "\n" in str(error):
-                return Outcome("finding", f"more than one line: {error}")
-            return Outcome("refused", str(error))
-        except Exception as error:
-            return Outcome("finding", f"escaped: {type(error).__name__}: {error}")
-        data = (folder / "m.onnx").read_bytes()
-        for name in runtimes:
-            try:
-                got = runtime_named(name).load(data, threads=1).run({"input": x})["logits"]
-            except BitexportError as error:
-                return Outcome("finding", f"{way}{name}: {error}")
-            if difference := _differs(got, expected):
-                found = f"{way}{name}: {difference}"
-                differing.append(got)
+    try:
+        alarm, found, differing = _compared(source, x, expected, halves=_are_halves(values))
+    except Ended as ended:
+        return ended.outcome
     if not found:
         return Outcome("alarm", alarm) if alarm else Outcome("same")
     if not _exact(values) and _decided_by_rounding(model, x, values, differing):
@@ -202,6 +194,57 @@ def outcome_of(model: onnx.ModelProto, folder: Path) -> Outcome:
         coarse = _coarse(model)
         return Outcome("tie", found) if coarse == model else outcome_of(coarse, folder)
     return Outcome("finding", found)
+
+
+def _compared(
+    source: Path, x: Array, expected: Array, *, halves: bool
+) -> tuple[str, str, list[Array]]:
+    """Why the importer's own comparison failed, how outputs differ, and those that do."""
+    alarm, found, differing = "", "", []
+    for way, options in WAYS.items():
+        output = source.with_name("m.onnx")
+        try:
+            alarm = alarm or _imported(source, output, options)
+        except BitexportError as error:
+            # float16 does not hold all numbers; what else one way takes, the others do.
+            one_line = "\n" not in str(error)
+            if options.float16 and one_line:
+                continue
+            kind = "refused" if one_line and not way else "finding"
+            raise Ended(kind, f"{way}{error}") from error
+        except Exception as error:
+            raise Ended("finding", f"{way}escaped: {type(error).__name__}: {error}") from error
+        for name in RUNTIMES[options.plain :]:
+            try:
+                runner = runtime_named(name).load(output.read_bytes(), threads=1)
+                got = runner.run({"input": x})["logits"]
+            except BitexportError as error:
+                raise Ended("finding", f"{way}{name}: {error}") from error
+            if options.float16 and not halves:
+                continue
+            if difference := _differs(got, expected):
+                found = f"{way}{name}: {difference}"
+                differing.append(got)
+    return alarm, found, differing
+
+
+def _imported(source: Path, output: Path, options: ExportOptions) -> str:
+    """What the importer's comparison says against the file that it then has to write."""
+    try:
+        bitexport.import_qonnx(source, output, options=options)
+    except ComparisonFailure as error:
+        # Whether it is right is seen without.
+        bitexport.import_qonnx(source, output, options=replace(options, verify=False))
+        return f"verify: {error}"
+    return ""
+
+
+def _are_halves(values: dict[str, Array]) -> bool:
+    """Whether float16 holds all values, and sums as wide as the widest of them, exactly."""
+    largest = max(np.abs(value).max(initial=0) for value in values.values())
+    return largest < _LARGEST_HALF and all(
+        np.array_equal(value.astype(np.float16), value) for value in values.values()
+    )
 
 
 def _coarse(model: onnx.ModelProto) -> onnx.ModelProto:
