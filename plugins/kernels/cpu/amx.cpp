@@ -237,6 +237,7 @@ class AmxPlan final : public BinaryConvPlan {
     const std::int32_t width = shape_.horizontal.size;
     const std::int64_t last = std::int64_t{end} * width;
     std::int64_t row = std::int64_t{first} + shape_.vertical.pad_begin;
+    Line* line = lines + layout_.row_offset(shape_, row);
     std::int32_t column = 0;
     for (std::int64_t pixel = std::int64_t{first} * width; pixel < last;
          pixel += avx512::kWidePixels) {
@@ -244,18 +245,12 @@ class AmxPlan final : public BinaryConvPlan {
           static_cast<std::int32_t>(std::min<std::int64_t>(avx512::kWidePixels, last - pixel));
       alignas(64) std::uint64_t words[avx512::kWidePixels];
       encode(pixel, count, words);
-      for (std::int32_t done = 0; done < count;) {
-        Line* const line = lines + layout_.row_offset(shape_, row);
-        const std::int32_t now = std::min(count - done, width - column);
-        for (std::int32_t i = 0; i < now; ++i) {
-          _mm512_store_si512(line[column_lines_[static_cast<std::size_t>(column + i)]],
-                             _mm512_maskz_mov_epi8(some, bytes_of(words[done + i])));
-        }
-        done += now;
-        column += now;
-        if (column == width) {
+      for (std::int32_t i = 0; i < count; ++i) {
+        _mm512_store_si512(line[column_lines_[static_cast<std::size_t>(column)]],
+                           _mm512_maskz_mov_epi8(some, bytes_of(words[i])));
+        if (++column == width) {
           column = 0;
-          ++row;
+          line = lines + layout_.row_offset(shape_, ++row);
         }
       }
     }
