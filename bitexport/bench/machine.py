@@ -19,7 +19,7 @@ _PACKAGES = (
     *("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings"),
     *("onnx", "torch", "numpy"),
 )
-_FLAGS = ("avx2", "fma", "avx512f", "avx512_vpopcntdq", "avx512_vnni", "amx_tile", "asimd")
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_vpopcntdq", "avx512_vnni", "amx_int8", "asimd")
 
 
 def machine() -> dict[str, Any]:

@@ -65,11 +65,9 @@ bool pays_for_popcount(const ConvShape& shape) {
   return shape.in_channels_per_group() >= kFewestChannels &&
          shape.vertical.kernel <= kMostPopcountTaps && shape.horizontal.kernel <= kMostPopcountTaps;
 }
-#endif
 
-#if defined(BITEXPORT_HAVE_X86)
 // A product of tiles takes its time however little of them is in use, and the epilogue is half of
-// the time of few products.
+// the time of few products. The image as bytes is to be of the size of X at most.
 bool pays_for_amx(const ConvShape& shape) {
   constexpr std::int32_t kFewestSteps = 8;
   constexpr std::int32_t kFewestChannels = 32;
@@ -79,12 +77,11 @@ bool pays_for_amx(const ConvShape& shape) {
   if (planes * shape.taps() < kFewestSteps || shape.out_channels_per_group() < kFewestChannels) {
     return false;
   }
-  const double pixels = double{1} * shape.vertical.out_size() * shape.horizontal.out_size();
   const LineLayout layout(shape);
-  const double lines =
-      static_cast<double>(shape.vertical.out_size() - 1) * static_cast<double>(layout.phase_width) +
-      shape.horizontal.out_size();
-  const double tiles = std::ceil(lines / kTile);
+  const double image = double{1} * shape.vertical.size * shape.horizontal.size;
+  if (static_cast<double>(layout.plane) > std::max(4.0 * image, 1024.0)) return false;
+  const double pixels = double{1} * shape.vertical.out_size() * shape.horizontal.out_size();
+  const double tiles = std::ceil(static_cast<double>(layout.output_lines(shape)) / kTile);
   return channels * pixels >= kLeastInUse * planes * kLineChannels * tiles * kTile;
 }
 #endif

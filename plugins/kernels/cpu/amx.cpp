@@ -39,8 +39,10 @@ namespace bitexport {
 namespace cpu {
 namespace {
 
-constexpr std::int32_t kMostStripParts = 8;  // of long runs, as each reaches into other pages
-constexpr std::int32_t kWordTiles = 2;       // of output channels, whose signs are a word
+constexpr std::int32_t kFewestUnits = 16;
+// Few parts of many strips: all channels of a strip lie in different pages of memory.
+constexpr std::int32_t kMostStripParts = 8;
+constexpr std::int32_t kWordTiles = 2;  // of output channels, whose signs are a word
 
 // +1 where a bit is set, else -1.
 __m512i bytes_of(std::uint64_t bits) {
@@ -101,7 +103,7 @@ class WeightStream {
     next_ = tile_;
   }
 
-  alignas(64) std::int8_t ring_[kSlots][kTile][kTileBytes];
+  alignas(64) std::int8_t ring_[kSlots][kTile][kRowBytes];
   const std::int64_t tile_words_;
   const std::int32_t times_;
   const std::uint64_t* tile_;
@@ -130,7 +132,7 @@ class Pending {
 
   // A quarter of them, if one is left.
   void finish_next() {
-    if (quarter_ == kQuarters) return;
+    if (kQuarter * quarter_ >= channels_) return;
     finisher_.finish(*strip_, sums_[turn_], co_, channels_, quarter_++);
   }
 
@@ -140,7 +142,7 @@ class Pending {
   const Strip* strip_ = nullptr;
   std::int32_t co_ = 0;
   std::int32_t channels_ = 0;
-  int quarter_ = kQuarters;
+  int quarter_ = 0;
   int turn_ = 0;
 };
 
@@ -151,16 +153,19 @@ class AmxPlan final : public BinaryConvPlan {
         layout_(shape),
         weights_(std::move(weights)),
         pixels_(output_pixels(shape)),
+        streamed_input_(is_streamed(std::int64_t{shape.vertical.size} * shape.horizontal.size,
+                                    shape.in_channels)),
         streamed_(is_streamed(pixels_, shape.out_channels)),
         strips_(output_strips(shape, layout_)),
         units_(shape, layout_.planes_per_group, static_cast<std::int32_t>(strips_.size()),
-               weights_->tiles, {kMostStripParts, kWordTiles, kWordTiles}) {
+               weights_->tiles, {kFewestUnits, kMostStripParts, kWordTiles, kWordTiles}) {
     for (std::int32_t i = 0; i < weights_->steps; ++i) {
       step_lines_.push_back(i / shape.taps() * layout_.plane +
                             layout_.tap_offset(shape, i % shape.taps()));
     }
-    for (std::int64_t column = 0; column < shape.horizontal.size; ++column) {
-      column_lines_.push_back(layout_.column_offset(shape, shape.horizontal.pad_begin + column));
+    const ConvAxis& axis = shape.horizontal;
+    for (std::int64_t i = 0; i < std::int64_t{axis.pad_begin} + axis.size + axis.pad_end; ++i) {
+      column_lines_.push_back(layout_.column_offset(shape, i));
     }
   }
 
@@ -179,7 +184,7 @@ class AmxPlan final : public BinaryConvPlan {
     const std::int64_t image = std::int64_t{shape_.vertical.size} * shape_.horizontal.size;
     pack_unit(unit, workspace, [&](std::int64_t pixel, std::int32_t count, std::uint64_t* words) {
       avx512::wide_words(x + channel * image + pixel, image, channels_of(plane),
-                         threshold + channel, count, words);
+                         threshold + channel, count, streamed_input_, words);
     });
   }
 
@@ -235,6 +240,7 @@ class AmxPlan final : public BinaryConvPlan {
     const __mmask64 some =
         channels == kLineChannels ? ~std::uint64_t{0} : (std::uint64_t{1} << channels) - 1;
     const std::int32_t width = shape_.horizontal.size;
+    const std::int64_t* const columns = column_lines_.data() + shape_.horizontal.pad_begin;
     const std::int64_t last = std::int64_t{end} * width;
     std::int64_t row = std::int64_t{first} + shape_.vertical.pad_begin;
     Line* line = lines + layout_.row_offset(shape_, row);
@@ -246,8 +252,7 @@ class AmxPlan final : public BinaryConvPlan {
       alignas(64) std::uint64_t words[avx512::kWidePixels];
       encode(pixel, count, words);
       for (std::int32_t i = 0; i < count; ++i) {
-        _mm512_store_si512(line[column_lines_[static_cast<std::size_t>(column)]],
-                           _mm512_maskz_mov_epi8(some, bytes_of(words[i])));
+        _mm512_store_si512(line[columns[column]], _mm512_maskz_mov_epi8(some, bytes_of(words[i])));
         if (++column == width) {
           column = 0;
           line = lines + layout_.row_offset(shape_, ++row);
@@ -264,7 +269,8 @@ class AmxPlan final : public BinaryConvPlan {
     const auto clear = [&](std::int64_t row, std::int64_t column, std::int64_t columns_end) {
       Line* const line = lines + layout_.row_offset(shape_, row);
       for (; column < columns_end; ++column) {
-        _mm512_store_si512(line[layout_.column_offset(shape_, column)], _mm512_setzero_si512());
+        _mm512_store_si512(line[column_lines_[static_cast<std::size_t>(column)]],
+                           _mm512_setzero_si512());
       }
     };
     const std::int64_t image = v.pad_begin;
@@ -330,7 +336,7 @@ class AmxPlan final : public BinaryConvPlan {
     std::int32_t due = 0;
     for (std::int32_t step = 0; step < steps; ++step) {
       const Line* activations = lines + step_lines[step];
-      tiles.load<4>(weights.bytes(), kTileBytes);
+      tiles.load<4>(weights.bytes(), kRowBytes);
       tiles.load<5>(activations, sizeof(Line));
       tiles.add_products<0, 5, 4>();
       weights.prepare(0);
@@ -354,21 +360,22 @@ class AmxPlan final : public BinaryConvPlan {
       for (due += kQuarters; due >= steps; due -= steps) pending.finish_next();
     }
     Sums* const sums = pending.next_sums();
-    tiles.store<0>(sums[0], kTileBytes);
-    if (kTiles > 1) tiles.store<1>(sums[1], kTileBytes);
-    if (kTiles > 2) tiles.store<2>(sums[2], kTileBytes);
-    if (kTiles > 3) tiles.store<3>(sums[3], kTileBytes);
+    tiles.store<0>(sums[0], kRowBytes);
+    if (kTiles > 1) tiles.store<1>(sums[1], kRowBytes);
+    if (kTiles > 2) tiles.store<2>(sums[2], kRowBytes);
+    if (kTiles > 3) tiles.store<3>(sums[3], kRowBytes);
   }
 
   ConvShape shape_;
   LineLayout layout_;
   std::shared_ptr<const StepWeights> weights_;
   std::int32_t pixels_;  // of an output channel
-  bool streamed_;
+  bool streamed_input_;  // see streamed.h
+  bool streamed_;        // the output
   std::vector<Strip> strips_;
   TileUnits units_;                         // tiles are strips, blocks tiles of output channels
   std::vector<std::int64_t> step_lines_;    // where a step's lines begin, from the first one's
-  std::vector<std::int64_t> column_lines_;  // where a column of the image lies in its row
+  std::vector<std::int64_t> column_lines_;  // where a column of the padded image lies in its row
 };
 
 class AmxKernel final : public BinaryConvKernel {

@@ -3,6 +3,7 @@
 //
 // To be included once in a file, between the lines of target.h.
 
+#include "kernels/cpu/avx512_activation.h"
 #include "kernels/cpu/channel_epilogue.h"
 #include "kernels/cpu/fetch_ahead.h"
 
@@ -45,8 +46,7 @@ class Finisher {
   Finisher(const Finisher&) = delete;
   Finisher& operator=(const Finisher&) = delete;
 
-  // The sums of kTile output channels from co on, of which `channels` are some: of these, a
-  // quarter.
+  // The sums of `channels`, at most kTile, from co on: of these, a quarter that is not empty.
   virtual void finish(const Strip& strip, const Sums* sums, std::int32_t co, std::int32_t channels,
                       int quarter) const = 0;
 
@@ -54,8 +54,8 @@ class Finisher {
   ~Finisher() = default;
 };
 
-// Calls of_channel(c)(pixel, lanes, sums) for every vector of a quarter's sums: of channel c, for
-// the neighbouring pixels from that one of the strip on, as many as there are lanes.
+// Calls of_channel(c)(pixel, lanes, sums) for every vector of a quarter's sums: of its channel c,
+// for the neighbouring pixels from that one of the strip on, as many as there are lanes.
 template <int kTiles, bool kWhole, typename OfChannel>
 __attribute__((always_inline)) inline void for_tiles(const Strip& strip, const Sums* sums,
                                                      int quarter, std::int32_t channels,
@@ -100,20 +100,6 @@ __attribute__((always_inline)) inline void for_strip(const Strip& strip, const S
   }
 }
 
-// As ChannelEpilogue::activated.
-template <Activation kActivation>
-__m512 activated(const ChannelEpilogue<kActivation>& channel, __m512 t) {
-  const __m512 first = _mm512_set1_ps(channel.slope_or_low());
-  const __m512 second = _mm512_set1_ps(channel.shift_or_high());
-  if (kActivation == Activation::kPRelu) {
-    const __mmask16 negative = _mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_NGE_UQ);
-    return _mm512_add_ps(_mm512_mask_mul_ps(t, negative, t, first), second);
-  }
-  // The second operand is the result where one of them is a NaN.
-  if (kActivation == Activation::kClip) return _mm512_min_ps(second, _mm512_max_ps(first, t));
-  return t;
-}
-
 // Writes Y.
 template <Activation kActivation, bool kResidual>
 class FloatFinisher final : public Finisher {
@@ -137,7 +123,6 @@ class FloatFinisher final : public Finisher {
     // By value: what a compiler reads through pointers it reads again after each write to Y.
     const Epilogue epilogue = epilogue_;
     for_strip(strip, sums, quarter, channels, [=](int c) {
-      const ChannelEpilogue<kActivation> channel(epilogue, first + c);
       const __m512 scale = _mm512_set1_ps(epilogue.scale[first + c]);
       const __m512 bias = _mm512_set1_ps(epilogue.bias[first + c]);
       return [=](std::int64_t pixel, __mmask16 lanes, __m512i sum) __attribute__((always_inline)) {
@@ -145,7 +130,7 @@ class FloatFinisher final : public Finisher {
         __m512 t = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(sum));
         t = _mm512_add_ps(t, bias);
         if (kResidual) t = _mm512_add_ps(t, _mm512_maskz_loadu_ps(lanes, residual + i));
-        _mm512_mask_storeu_ps(y + i, lanes, activated(channel, t));
+        _mm512_mask_storeu_ps(y + i, lanes, activated<kActivation>(epilogue, first + c, t));
       };
     });
   }
@@ -168,7 +153,6 @@ class SignFinisher final : public Finisher {
     constexpr std::int32_t kSigns = 32;
     const std::int32_t first = co + kQuarter * quarter;
     const std::int32_t count = std::min(kQuarter, channels - kQuarter * quarter);
-    if (count <= 0) return;
     std::uint32_t* const words = words_ + first / kSigns * pixels_ + strip.first;
     for (int t = 0; t < strip.tiles; ++t) {
       const __mmask16 pixels = strip.pixels[t];

@@ -36,16 +36,18 @@ using Line = std::int8_t[kLineChannels];
 // All sizes count lines.
 struct LineLayout {
   std::int32_t planes_per_group;
+  std::int64_t row_phases;  // strides, but no more than there are columns
   std::int64_t phase_width;
   std::int64_t phase;
   std::int64_t plane;
 
   explicit LineLayout(const ConvShape& shape)
       : planes_per_group(divided_up(shape.in_channels_per_group(), kLineChannels)),
-        phase_width(phases(shape.horizontal)),
-        phase(phases(shape.vertical) * phase_width),
+        row_phases(phases(shape.horizontal)),
+        phase_width(phase_size(shape.horizontal)),
+        phase(phase_size(shape.vertical) * phase_width),
         // The last tile may end past the last pixel.
-        plane(phase * shape.vertical.stride * shape.horizontal.stride + kTile) {}
+        plane(phases(shape.vertical) * row_phases * phase + kTile) {}
 
   std::int64_t lines(const ConvShape& shape) const {
     return std::int64_t{shape.group} * planes_per_group * plane;
@@ -53,11 +55,16 @@ struct LineLayout {
 
   // Where a row of the padded image begins, in its plane, and a column in its row.
   std::int64_t row_offset(const ConvShape& shape, std::int64_t row) const {
-    return row % shape.vertical.stride * shape.horizontal.stride * phase +
+    return row % shape.vertical.stride * row_phases * phase +
            row / shape.vertical.stride * phase_width;
   }
   std::int64_t column_offset(const ConvShape& shape, std::int64_t column) const {
     return column % shape.horizontal.stride * phase + column / shape.horizontal.stride;
+  }
+
+  // From the first output pixel's line to that of the last one.
+  std::int64_t output_lines(const ConvShape& shape) const {
+    return (shape.vertical.out_size() - 1) * phase_width + shape.horizontal.out_size();
   }
 
   // Where the line under a tap lies, from that under the first tap.
@@ -69,16 +76,21 @@ struct LineLayout {
   }
 
  private:
+  static std::int64_t padded(const ConvAxis& axis) {
+    return std::int64_t{axis.size} + axis.pad_begin + axis.pad_end;
+  }
   static std::int64_t phases(const ConvAxis& axis) {
-    return (std::int64_t{axis.size} + axis.pad_begin + axis.pad_end + axis.stride - 1) /
-           axis.stride;
+    return std::min<std::int64_t>(axis.stride, padded(axis));
+  }
+  static std::int64_t phase_size(const ConvAxis& axis) {
+    return (padded(axis) + axis.stride - 1) / axis.stride;
   }
 };
 
 // The pixels of the output among those of up to kStripTiles neighbouring tiles.
 struct Strip {
-  std::int64_t line;   // of its first pixel, from that of the first one
-  std::int32_t first;  // index of its first pixel in an output channel
+  std::int64_t line;   // where its first tile begins, from the first output pixel's line
+  std::int32_t first;  // index in an output channel of the first pixel in it
   std::int32_t tiles;
   bool whole;                         // all pixels of all tiles
   std::uint16_t pixels[kStripTiles];  // bit i stands for a tile's pixel i
@@ -86,10 +98,10 @@ struct Strip {
   std::int64_t offsets[kStripTiles];  // of a tile's first pixel, from `first`
 };
 
-// As few strips as have all pixels of the output, none of them empty.
+// Strips after each other that have all pixels of the output, without empty ones.
 inline std::vector<Strip> output_strips(const ConvShape& shape, const LineLayout& layout) {
   const std::int32_t width = shape.horizontal.out_size();
-  const std::int64_t end = (shape.vertical.out_size() - 1) * layout.phase_width + width;
+  const std::int64_t end = layout.output_lines(shape);
   std::vector<Strip> strips;
   std::int32_t pixels = 0;
   for (std::int64_t line = 0; line < end;) {

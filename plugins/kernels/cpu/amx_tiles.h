@@ -16,7 +16,7 @@ namespace cpu {
 namespace {
 
 constexpr int kTileRows = 16;
-constexpr int kTileBytes = 64;  // of a row
+constexpr int kRowBytes = 64;
 
 #if defined(BITEXPORT_EMULATED_AMX)
 
@@ -26,21 +26,21 @@ class Tiles {
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 
-  template <int kTile>
+  template <int kIndex>
   void zero() {
-    std::memset(tiles_[kTile], 0, sizeof(tiles_[kTile]));
+    std::memset(tiles_[kIndex], 0, sizeof(tiles_[kIndex]));
   }
-  template <int kTile>
+  template <int kIndex>
   void load(const void* rows, std::int64_t stride) {
     for (int row = 0; row < kTileRows; ++row) {
-      std::memcpy(tiles_[kTile][row], static_cast<const std::int8_t*>(rows) + row * stride,
-                  kTileBytes);
+      std::memcpy(tiles_[kIndex][row], static_cast<const std::int8_t*>(rows) + row * stride,
+                  kRowBytes);
     }
   }
-  template <int kTile>
+  template <int kIndex>
   void store(void* rows, std::int64_t stride) const {
     for (int row = 0; row < kTileRows; ++row) {
-      std::memcpy(static_cast<std::int8_t*>(rows) + row * stride, tiles_[kTile][row], kTileBytes);
+      std::memcpy(static_cast<std::int8_t*>(rows) + row * stride, tiles_[kIndex][row], kRowBytes);
     }
   }
   // It touches nothing but the tiles, and takes minutes where every access is checked.
@@ -62,7 +62,7 @@ class Tiles {
   }
 
  private:
-  std::int8_t tiles_[8][kTileRows][kTileBytes];
+  std::int8_t tiles_[8][kTileRows][kRowBytes];
 };
 
 #else
@@ -87,19 +87,22 @@ class Tiles {
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 
-  template <int kTile>
+  template <int kIndex>
   void zero() {
-    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
+    asm volatile("tilezero %%tmm%c0" : : "i"(kIndex));
   }
-  template <int kTile>
+  template <int kIndex>
   void load(const void* rows, std::int64_t stride) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(stride), "i"(kTile) : "memory");
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2"
+                 :
+                 : "r"(rows), "r"(stride), "i"(kIndex)
+                 : "memory");
   }
-  template <int kTile>
+  template <int kIndex>
   void store(void* rows, std::int64_t stride) const {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)"
                  :
-                 : "r"(rows), "r"(stride), "i"(kTile)
+                 : "r"(rows), "r"(stride), "i"(kIndex)
                  : "memory");
   }
   template <int kSums, int kA, int kB>

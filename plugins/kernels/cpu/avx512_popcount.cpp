@@ -30,6 +30,7 @@
 
 BITEXPORT_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512vpopcntdq,prfchw")
 
+#include "kernels/cpu/avx512_activation.h"
 #include "kernels/cpu/avx512_counts.h"
 #include "kernels/cpu/channel_epilogue.h"
 #include "kernels/cpu/fetch_ahead.h"
@@ -41,6 +42,7 @@ namespace {
 constexpr std::int32_t kMostVectors = 4;       // of pixels, in a tile
 constexpr std::int64_t kTileBytes = 24 << 10;  // the first cache has 32 KB at least
 
+constexpr std::int32_t kFewestUnits = 8;
 constexpr std::int32_t kMostTileParts = 64;
 constexpr std::int32_t kFewestBlocks = 8;
 constexpr std::int32_t kWordBlocks = kWordChannels<std::uint32_t> / kWeightBlock;
@@ -60,9 +62,9 @@ class PopcountPlan final : public BinaryConvPlan {
         direct_(shape.taps() == 1 && shape.vertical.stride == 1 && shape.horizontal.stride == 1 &&
                 layout_.row == shape.horizontal.size && layout_.rows == shape.vertical.size),
         units_(shape, layout_.planes_per_group, tiles_, weights_->blocks,
-               {kMostTileParts, kFewestBlocks, 1}),
+               {kFewestUnits, kMostTileParts, kFewestBlocks, 1}),
         sign_units_(shape, layout_.planes_per_group, tiles_, weights_->blocks,
-                    {kMostTileParts, kFewestBlocks, kWordBlocks}),
+                    {kFewestUnits, kMostTileParts, kFewestBlocks, kWordBlocks}),
         streamed_(is_streamed(pixels_, shape.out_channels)),
         border_(shape, weights_->source.data(), kMostVectors * Words::kPixels),
         runs_(output_runs(shape, layout_, vectors_ * Words::kPixels)) {}
@@ -155,21 +157,6 @@ class PopcountPlan final : public BinaryConvPlan {
                  _mm512_mask_storeu_ps(y + index, lanes, activated<kActivation>(epilogue, co, t));
                });
     }
-  }
-
-  template <Activation kActivation>
-  static __m512 activated(const Epilogue& epilogue, std::int32_t co, __m512 t) {
-    if (kActivation == Activation::kPRelu) {
-      const __mmask16 negative = _mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_NGE_UQ);
-      const __m512 bent = _mm512_mask_mul_ps(t, negative, t, _mm512_set1_ps(epilogue.slope[co]));
-      return _mm512_add_ps(bent, _mm512_set1_ps(epilogue.shift[co]));
-    }
-    // The second operand is the result where one of them is a NaN.
-    if (kActivation == Activation::kClip) {
-      return _mm512_min_ps(_mm512_set1_ps(epilogue.high),
-                           _mm512_max_ps(_mm512_set1_ps(epilogue.low), t));
-    }
-    return t;
   }
 
   // As many as fit the first cache.

@@ -17,14 +17,19 @@ namespace avx512 {
 namespace {
 
 constexpr std::int32_t kLanes = 16;  // floats of a vector
-constexpr std::int32_t kVectors = 4;
-// Pixels packed at once: four vectors, as their chains of instructions hide each other's latency.
-constexpr std::int32_t kPixels = kLanes * kVectors;
+// Four vectors, as their chains of instructions hide each other's latency.
+constexpr std::int32_t kPixels = kWidePixels;
+constexpr std::int32_t kVectors = kPixels / kLanes;
 constexpr std::int32_t kWordBits = 32;
 
 __mmask16 first_lanes(std::int64_t count) {
   return static_cast<__mmask16>(count >= kLanes ? 0xffff
                                                 : (1 << std::max<std::int64_t>(0, count)) - 1);
+}
+
+// Those of `count` pixels, or of kPixels where there are more.
+void set_lanes(std::int64_t count, __mmask16 (&lanes)[kVectors]) {
+  for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(count - v * kLanes);
 }
 
 // The bits of up to 32 channels of kPixels pixels, of which the last ones may be missing.
@@ -142,7 +147,7 @@ void pack(const ConvShape& shape, const PlaneLayout& layout, RowRange rows, Word
   std::int32_t column = 0;
   for (std::int64_t pixel = std::int64_t{rows.first} * width; pixel < end; pixel += kPixels) {
     __mmask16 lanes[kVectors];
-    for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(end - pixel - v * kLanes);
+    set_lanes(end - pixel, lanes);
     alignas(64) Word words[kPixels];
     encode(pixel, lanes, words);
     const auto count = static_cast<std::int32_t>(std::min<std::int64_t>(kPixels, end - pixel));
@@ -210,11 +215,10 @@ void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRa
 }
 
 void wide_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
-                std::int32_t count, std::uint64_t* words) {
-  static_assert(kWidePixels == kPixels);
+                std::int32_t count, bool streamed, std::uint64_t* words) {
   __mmask16 lanes[kVectors];
-  for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(count - v * kLanes);
-  if (is_streamed(image, channels)) {
+  set_lanes(count, lanes);
+  if (streamed) {
     encode_words<true>(x, image, channels, threshold, lanes, words);
   } else {
     encode_words<false>(x, image, channels, threshold, lanes, words);
@@ -224,7 +228,7 @@ void wide_words(const float* x, std::int64_t image, std::int32_t channels, const
 void wide_words_of_signs(const std::uint32_t* signs, std::int64_t image, std::int32_t planes,
                          std::int32_t count, std::uint64_t* words) {
   __mmask16 lanes[kVectors];
-  for (int v = 0; v < kVectors; ++v) lanes[v] = first_lanes(count - v * kLanes);
+  set_lanes(count, lanes);
   join_words(signs, image, planes, lanes, words);
 }
 

@@ -38,9 +38,9 @@ void pack_rows_of_signs(const ConvShape& shape, const PlaneLayout& layout, RowRa
 inline constexpr std::int32_t kWidePixels = 64;
 
 // The words of `count` pixels, at most kWidePixels, of up to 64 channels, from x [channels, H, W]
-// on; `words` has room for kWidePixels. `image` counts H * W.
+// on; `words` has room for kWidePixels. `image` counts H * W; streamed: see streamed.h.
 void wide_words(const float* x, std::int64_t image, std::int32_t channels, const float* threshold,
-                std::int32_t count, std::uint64_t* words);
+                std::int32_t count, bool streamed, std::uint64_t* words);
 
 // The same from one plane of signs, or two.
 void wide_words_of_signs(const std::uint32_t* signs, std::int64_t image, std::int32_t planes,

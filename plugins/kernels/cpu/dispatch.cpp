@@ -16,12 +16,13 @@ namespace bitexport {
 namespace cpu {
 namespace {
 
-#if defined(BITEXPORT_EMULATED_AMX)
-bool may_use_amx() { return true; }
-#elif defined(BITEXPORT_HAVE_X86) && defined(__linux__)
+#if defined(BITEXPORT_HAVE_X86)
 // Whether the CPU has AMX for bytes, and Linux grants its registers to this process, which has to
 // ask for them: every context switch then may have 8 KB more to keep.
 bool may_use_amx() {
+#if defined(BITEXPORT_EMULATED_AMX)
+  return true;
+#elif defined(__linux__)
   constexpr unsigned kTiles = 1u << 24;  // of CPUID 7.0, EDX
   constexpr unsigned kBytes = 1u << 25;
   unsigned eax = 0;
@@ -33,9 +34,10 @@ bool may_use_amx() {
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
 #else
-bool may_use_amx() { return false; }
+  return false;
+#endif
+}
 #endif
 
 }  // namespace

@@ -13,6 +13,7 @@ namespace bitexport {
 namespace cpu {
 
 struct UnitLimits {
+  std::int32_t fewest_units;     // of convolving, so that so many threads have work
   std::int32_t most_tile_parts;  // taking a unit takes time, too
   std::int32_t fewest_blocks;    // of a chunk: a tile's activations are prepared for each chunk
   std::int32_t block_multiple;   // of blocks in a chunk, but for the last one
@@ -41,8 +42,7 @@ struct TileUnits {
         pack_parts(divided_up(shape.vertical.size, pack_rows)),
         tiles(divided_up(all_tiles, limits.most_tile_parts)),
         tile_parts(divided_up(all_tiles, tiles)),
-        blocks(divided_up(blocks_of_chunk(all_blocks, tile_parts, limits.fewest_blocks),
-                          limits.block_multiple) *
+        blocks(divided_up(blocks_of_chunk(all_blocks, tile_parts, limits), limits.block_multiple) *
                limits.block_multiple),
         chunks(divided_up(all_blocks, blocks)),
         groups(shape.group) {}
@@ -51,7 +51,6 @@ struct TileUnits {
   std::int32_t conv_units() const { return groups * chunks * tile_parts; }
 
  private:
-  static constexpr std::int32_t kFewestUnits = 8;     // so that some threads have work
   static constexpr std::int32_t kFewestPacked = 128;  // pixels of a unit, about
   static constexpr std::int32_t kMostPacked = 1024;
 
@@ -61,9 +60,9 @@ struct TileUnits {
   }
 
   static std::int32_t blocks_of_chunk(std::int32_t all_blocks, std::int32_t parts,
-                                      std::int32_t most_fewest) {
-    const std::int64_t share = std::int64_t{all_blocks} * parts / kFewestUnits;
-    const std::int32_t fewest = std::min(most_fewest, all_blocks);
+                                      const UnitLimits& limits) {
+    const std::int64_t share = std::int64_t{all_blocks} * parts / limits.fewest_units;
+    const std::int32_t fewest = std::min(limits.fewest_blocks, all_blocks);
     return even_part(
         all_blocks, static_cast<std::int32_t>(std::clamp<std::int64_t>(share, fewest, all_blocks)));
   }

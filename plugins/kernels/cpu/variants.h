@@ -35,7 +35,8 @@ inline constexpr std::int32_t kMostPopcountTaps = 7;
 std::unique_ptr<const BinaryConvKernel> make_avx512_popcount(const ConvShape& shape,
                                                              const std::uint32_t* weight);
 
-// With AMX; see Isa::kAmx.
+// Where chosen_isa() may be Isa::kAmx: without the system's permission its instructions end the
+// process.
 std::unique_ptr<const BinaryConvKernel> make_amx(const ConvShape& shape,
                                                  const std::uint32_t* weight);
 
