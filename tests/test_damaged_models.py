@@ -175,6 +175,17 @@ def test_a_graph_of_too_many_nodes(tmp_path: Path) -> None:
     assert "too large (got 50004 nodes, expected at most 50000 nodes" in line
 
 
+def test_a_branch_that_only_a_function_could_have(tmp_path: Path) -> None:
+    model = onnx.load(save(tmp_path / "model.onnx", 1))
+    branch = onnx.AttributeProto(
+        name="then_branch", type=onnx.AttributeProto.GRAPH, ref_attr_name="body"
+    )
+    model.graph.node[-1].attribute.append(branch)
+    onnx.save(model, tmp_path / "model.onnx")
+    line = refusal("inspect", tmp_path / "model.onnx")
+    assert "(got Mul '' with a graph of the function around it, expected such references" in line
+
+
 def varint(number: int) -> bytes:
     """Seven bits a byte, the lowest first."""
     low, rest = number & 127, number >> 7

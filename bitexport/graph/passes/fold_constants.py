@@ -51,4 +51,14 @@ def fold_constants(model: ir.Model, limits: Mapping[str, int] | None = None) -> 
 
 def _should_fold(node: ir.Node) -> bool | None:
     """False forbids it; None leaves it to the limits on sizes."""
-    return None if node.op_type in _FOLDED else False
+    return None if node.op_type in _FOLDED and not _may_round_down(node) else False
+
+
+def _may_round_down(node: ir.Node) -> bool:
+    """A quotient of integers rounds towards 0, but in the evaluator of onnx 1.20 downwards."""
+    return node.op_type == "Div" and any(_has_negative_integers(v) for v in node.inputs)
+
+
+def _has_negative_integers(value: ir.Value | None) -> bool:
+    tensor = None if value is None else value.const_value
+    return tensor is not None and tensor.dtype.is_integer() and bool((tensor.numpy() < 0).any())
