@@ -56,9 +56,9 @@ def _should_fold(node: ir.Node) -> bool | None:
 
 def _may_round_down(node: ir.Node) -> bool:
     """A quotient of integers rounds towards 0, but in the evaluator of onnx 1.20 downwards."""
-    return node.op_type == "Div" and any(_has_negative_integers(v) for v in node.inputs)
-
-
-def _has_negative_integers(value: ir.Value | None) -> bool:
-    tensor = None if value is None else value.const_value
-    return tensor is not None and tensor.dtype.is_integer() and bool((tensor.numpy() < 0).any())
+    tensors = [None if value is None else value.const_value for value in node.inputs]
+    given = [tensor for tensor in tensors if tensor is not None and tensor.dtype.is_integer()]
+    if node.op_type != "Div" or len(given) != 2:
+        return False
+    a, b = (tensor.numpy() for tensor in given)
+    return not b.all() or bool(((a % b != 0) & ((a < 0) != (b < 0))).any())
