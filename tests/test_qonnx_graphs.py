@@ -58,6 +58,15 @@ def test_constants_that_fold_to_views(tmp_path, build: Callable[[Network], str])
     check(path, tmp_path / "m.onnx")
 
 
+def test_a_quantized_weight_that_is_transposed(tmp_path):
+    """As torch's older exporter writes a linear layer without bias."""
+    net = Network()
+    x = net.node("Flatten", net.bipolar("image", 0.5))
+    weight = net.node("Transpose", net.bipolar(net.weight(5, 3 * SIZE**2), [0.25]), perm=[1, 0])
+    path = net.save(tmp_path / "q.onnx", net.node("MatMul", x, weight))
+    assert list(check(path, tmp_path / "m.onnx").values()) == ["BinaryConv"]
+
+
 def test_a_bias_for_each_sample_stays_one(tmp_path):
     """Gemm broadcasts [M, 1] along the channels, also where there are as many as samples."""
     net = Network(batch=4)

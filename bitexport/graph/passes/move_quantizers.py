@@ -5,14 +5,15 @@
 
 x -> s * (x >= 0 ? +1 : -1) acts on each value alone, and for s > 0 it does not decrease, so the
 largest of a window stays the largest. A convolution behind the pool then finds the quantizer right
-in front of it. It declines where other nodes read the quantized value.
+in front of it. It declines where other nodes read the quantized value, and with constants: a weight
+stands behind its quantizer, whatever moves it then.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from bitexport.graph.constants import graph_of, set_input_constant
+from bitexport.graph.constants import constant, graph_of, set_input_constant
 from bitexport.graph.quantizers import bipolar_scale
 
 __all__ = ["move_quantizers"]
@@ -26,6 +27,8 @@ def move_quantizers(model: ir.Model) -> None:
         scale = bipolar_scale(node)
         # One scale for all values: the others would have to move along.
         if scale is None or scale.size != 1 or scale.ndim > _rank(node.inputs[0]):
+            continue
+        if constant(node.inputs[0]) is not None:
             continue
         while (reader := _only_reader(node)) is not None and _passes(reader, float(scale.max())):
             _swap(node, reader)
