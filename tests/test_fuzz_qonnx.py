@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import onnx
 import pytest
 from fuzz.qonnx import Batch, Outcome, replay, run_batch
@@ -52,10 +54,28 @@ def without_shift(function: Callable[..., Any]) -> Callable[..., Any]:
     return affine
 
 
+def without_signs(function: Callable[..., Any]) -> Callable[..., Any]:
+    def grid(node: Any) -> Any:
+        found = function(node)
+        return replace(found, rounding=found.rounding and replace(found.rounding, of_size=False))
+
+    return grid
+
+
+def without_bounds(function: Callable[..., Any]) -> Callable[..., Any]:
+    def truncation(node: Any) -> Any:
+        found = function(node)
+        return replace(found, grid=replace(found.grid, low=-np.inf, high=np.inf))
+
+    return truncation
+
+
 @pytest.mark.parametrize(
     ("module", "name", "broken"),
     [
         (expand_quantizers, "integer_grid", without_narrow(expand_quantizers.integer_grid)),
+        (expand_quantizers, "integer_grid", without_signs(expand_quantizers.integer_grid)),
+        (expand_quantizers, "truncation", without_bounds(expand_quantizers.truncation)),
         (fold_batch_norm, "_affine", without_shift(fold_batch_norm._affine)),
         (fuse_quantizers, "_bipolar_input", lambda value: (value.producer().inputs[0], 0.5)),
     ],

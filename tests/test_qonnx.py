@@ -28,11 +28,11 @@ SIZE = 12
 class Network:
     """Collects nodes and constants of a QONNX file with one input [N, 3, 12, 12]."""
 
-    def __init__(self, *, opset: int = 13, batch: int | str = "N") -> None:
+    def __init__(self, *, opset: int = 13, batch: int | str = "N", version: int = 1) -> None:
         self.rng = np.random.default_rng(SEED)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self.opset, self.batch = opset, batch
+        self.opset, self.batch, self.version = opset, batch, version
 
     def constant(self, array, dtype=np.float32) -> str:
         name = f"c{len(self.constants)}"
@@ -74,7 +74,7 @@ class Network:
             helper.make_tensor_value_info(output, TensorProto.FLOAT, None),
         ]
         graph = helper.make_graph(self.nodes, "net", interface[:1], interface[1:], self.constants)
-        imports = [helper.make_opsetid("", self.opset), helper.make_opsetid(DOMAIN, 1)]
+        imports = [helper.make_opsetid("", self.opset), helper.make_opsetid(DOMAIN, self.version)]
         onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
         return path
 
@@ -102,18 +102,23 @@ def images(count: int = 4) -> np.ndarray:
 
 def executed(path: Path, x: np.ndarray) -> np.ndarray:
     """The outputs by QONNX's own executor, sample by sample: it wants shapes that are fixed."""
+    return np.concatenate([executed_at_once(path, row[None]) for row in x])
+
+
+def executed_at_once(path: Path, x: np.ndarray) -> np.ndarray:
+    """The outputs by QONNX's own executor, for all samples."""
     pytest.importorskip("qonnx", reason="QONNX's executor: pip install qonnx")
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes
 
     model = ModelWrapper(onnx.load(path))
-    model.set_tensor_shape("image", [1, *x.shape[1:]])
+    name, output = model.graph.input[0].name, model.graph.output[0].name
+    model.set_tensor_shape(name, list(x.shape))
     model = model.transform(InferShapes())
-    output = model.graph.output[0].name
     # It runs each node in a model of the newest IR version, which may be too new for the runtime.
     with mock.patch("onnx.IR_VERSION", 10):
-        return np.concatenate([execute_onnx(model, {"image": row[None]})[output] for row in x])
+        return execute_onnx(model, {name: x})[output]
 
 
 def check(path: Path, output: Path, runtime: str = "ort", **options) -> dict[str, str]:
@@ -348,7 +353,7 @@ def test_what_cannot_be_fused_stays_exact(tmp_path, build, op):
 
 
 def refused_rounding(net: Network) -> str:
-    return net.quant("image", rounding_mode="HALF_UP")
+    return net.quant("image", rounding_mode="DPU")
 
 
 def refused_bits(net: Network) -> str:
@@ -356,7 +361,7 @@ def refused_bits(net: Network) -> str:
 
 
 def refused_quantizer(net: Network) -> str:
-    return net.node("Trunc", "image", *[net.constant(1.0) for _ in range(4)], domain=DOMAIN)
+    return net.node("FloatQuant", "image", *[net.constant(1.0) for _ in range(5)], domain=DOMAIN)
 
 
 def refused_domain(net: Network) -> str:
@@ -370,9 +375,9 @@ def refused_plain(net: Network) -> str:
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (refused_rounding, "HALF_UP"),
+        (refused_rounding, "DPU"),
         (refused_bits, "bit width"),
-        (refused_quantizer, "Trunc"),
+        (refused_quantizer, "got FloatQuant, expected BipolarQuant, Quant or Trunc"),
         (refused_domain, "com.example"),
         (refused_plain, "no quantizer nodes"),
     ],

@@ -15,6 +15,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 from bitexport.errors import BitexportError, InputError, UnsupportedModel
 from bitexport.graph.capture import INPUT_NAME, OUTPUT_NAME
 from bitexport.graph.passes.expand_quantizers import expand_quantizers
+from bitexport.graph.passes.fold_parameters import fold_parameters
 from bitexport.graph.passes.name_after_modules import SCOPES
 from bitexport.graph.passes.part_pad_and_pool import part_pad_and_pool
 from bitexport.graph.passes.tell_names_apart import tell_names_apart
@@ -78,6 +79,7 @@ def read_qonnx(path: Path) -> QonnxModel:
         # that were called as the interface is now take other names: it comes first here.
         tell_names_apart(graph)
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+        fold_parameters(graph)
         reference = _reference(path, graph, library)
     shape = graph.graph.inputs[0].shape
     return QonnxModel(
@@ -105,7 +107,7 @@ def _require_quantizers(path: Path, model: onnx.ModelProto) -> None:
         raise UnsupportedModel(
             f"{path}: not a QONNX network",
             got=f"nodes of the domain {foreign[0]!r}" if foreign else "no quantizer nodes",
-            expected=f"BipolarQuant and Quant nodes of {DOMAINS[0]!r} among standard operators",
+            expected=f"BipolarQuant, Quant or Trunc nodes of {DOMAINS[0]!r} in standard ONNX",
             fix="Give a checkpoint, or export the network with brevitas.export.export_qonnx.",
         )
 

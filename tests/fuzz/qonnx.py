@@ -129,7 +129,7 @@ def _shaken(seed: int, largest: float) -> Iterator[None]:
 
     Sums of numbers up to ``largest`` may have cancelled out.
     """
-    from qonnx.custom_op.general import bipolar_quant, intquant
+    from qonnx.custom_op.general import bipolar_quant, intquant, trunc
 
     rng = np.random.default_rng(seed)
 
@@ -144,6 +144,8 @@ def _shaken(seed: int, largest: float) -> Iterator[None]:
     with (
         mock.patch.object(bipolar_quant, "binary_quant", shaking(bipolar_quant.binary_quant)),
         mock.patch.object(intquant, "int_quant", shaking(intquant.int_quant)),
+        mock.patch.object(trunc, "trunc_v1", shaking(trunc.trunc_v1)),
+        mock.patch.object(trunc, "trunc_v2", shaking(trunc.trunc_v2)),
     ):
         yield
 

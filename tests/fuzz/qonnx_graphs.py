@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from test_qonnx import DOMAIN
 
 from fuzz.qonnx_constants import computed
 from fuzz.qonnx_quantizers import Quantizers, Shape
@@ -264,6 +265,21 @@ class _Draw(Quantizers):
             )
         return Value(self.node(op_type, x.name, **attributes), (x.channels, *sides))
 
+    def truncated_pool(self, x: Value) -> Value | None:
+        """As Brevitas' TruncAvgPool2d: the sums over windows are integers, whose lowest bits go."""
+        if len(x.shape) < 3:
+            return None
+        kernel = [self.one(1, 2, 2, 4) if self.exact else self.rng.randint(1, 3) for _ in x.sides]
+        if min(n - k for n, k in zip(x.sides, kernel, strict=True)) < 0:
+            return None
+        scale = np.abs(self.scale())
+        numbers = (self.constant(n) for n in (scale, 0.0, float(self.rng.randint(2, 6))))
+        attributes = {"signed": int(self.chance(0.5)), "narrow": 0, "rounding_mode": "ROUND"}
+        y = self.node("Quant", x.name, *numbers, domain=DOMAIN, **attributes)
+        y = self.node("AveragePool", y, kernel_shape=kernel, strides=kernel)
+        sides = (n // k for n, k in zip(x.sides, kernel, strict=True))
+        return Value(self.truncated(y, scale / math.prod(kernel)), (x.channels, *sides))
+
     def chain(self, x: Value, steps: int) -> Value:
         kinds: list[tuple[int, Callable[[Value], Value | None]]] = [
             (8, self.quantized_layer),
@@ -275,6 +291,7 @@ class _Draw(Quantizers):
             (2, self.arithmetic),
             (3, self.residual),
             (2, self.pool),
+            (1, self.truncated_pool),
             (3, lambda v: reshaped(self, v)),
             (1, self.linear),
         ]

@@ -12,6 +12,11 @@ from test_qonnx import DOMAIN, Network
 from fuzz.qonnx_constants import computed
 
 Shape = tuple[int, ...]
+# The first more often, as in networks.
+_MODES = (
+    "ROUND", "ROUND", "ROUND", "ROUND", "FLOOR", "FLOOR", "CEIL", "HALF_EVEN", "round", "floor",
+    "UP", "DOWN", "HALF_UP", "HALF_DOWN", "half_up",
+)  # fmt: skip
 
 
 class Quantizers(Network):
@@ -22,6 +27,7 @@ class Quantizers(Network):
 
     Attributes:
         exact: Whether all numbers are few bits wide.
+        version: Of the quantizers' domain, which tells one Trunc from another.
         weights: Shape -> the quantized weights of it so far, to be read again.
     """
 
@@ -29,6 +35,7 @@ class Quantizers(Network):
         super().__init__(opset=rng.choice((9, 10, 11, 11, 12, 13, 13, 13, 14, 15, 16, 17, 18, 18)))
         self.rng, self.exact = rng, rng.random() < 0.75
         self.batch = rng.choice(("N", "N", 1, 2, 4))
+        self.version = rng.choice((1, 2, 2))
         self.weights: dict[Shape, list[str]] = {}
 
     # ---- Numbers ----------------------------------------------------------------------------
@@ -96,9 +103,8 @@ class Quantizers(Network):
         )
         if way < 0.5:
             return self.node("BipolarQuant", x, self.number(self.scale(*scales)), domain=domain)
-        if way > 0.998:
-            numbers = [self.constant(n) for n in (1.0, 0.0, 8.0, 4.0)]
-            return self.node("Trunc", x, *numbers, domain=DOMAIN, rounding_mode="FLOOR")
+        if way > 0.92:
+            return self.truncated(x, self.scale(*scales), domain)
         bits = float(self.one(1, 1, 2, 2, 3, 4, 8))
         signed = int(self.chance(0.7))
         zero: Any = 0.0
@@ -106,8 +112,7 @@ class Quantizers(Network):
             zero = np.round(self.numbers(*self.one((), (), scales))) + 0.0
         elif self.chance(0.1):
             zero = self.numbers()
-        known = ("ROUND", "ROUND", "ROUND", "FLOOR", "CEIL", "HALF_EVEN", "round")
-        mode = self.one(*known) if self.chance(0.998) else self.one("UP", "DOWN", "HALF_UP")
+        mode = self.one(*_MODES)
         attributes = {"signed": signed, "narrow": int(self.chance(0.3)), "rounding_mode": mode}
         running = axis == 1 and None in shape and self.chance(0.02)
         if running:  # ReActNet's and XNOR-Net's scales, though no Brevitas writes them
@@ -117,8 +122,24 @@ class Quantizers(Network):
         return self.node(
             self.one("Quant", "Quant", "Quant", "IntQuant") if domain == DOMAIN else "Quant",
             x, zero_free if running else self.number(self.scale(*scales)), self.number(zero),
-            self.constant(np.full(bits_shape, bits)), domain=domain, **attributes,
+            self.number(np.full(bits_shape, bits)), domain=domain, **attributes,
         )  # fmt: skip
+
+    def truncated(self, x: str, scale: np.ndarray, domain: str = DOMAIN) -> str:
+        """Behind Trunc, as version 1 or 2 of its domain has it."""
+        bits = self.rng.randint(1, 8)
+        given, dropped = bits + self.rng.randint(-1, 4), self.rng.randint(-1, 4)
+        zero: Any = 0.0
+        if self.chance(0.2):
+            zero = np.round(self.numbers(*self.one((), (), scale.shape))) + 0.0
+        numbers: list[Any] = [scale, zero, float(max(1, given))]
+        attributes: dict[str, Any] = {"rounding_mode": self.one(*_MODES)}
+        if self.version > 1:
+            uneven = 1.0 if self.exact else self.rng.uniform(0.8, 1.3)
+            numbers.append(scale * 2.0**dropped * uneven)
+            attributes |= {"signed": int(self.chance(0.7)), "narrow": int(self.chance(0.2))}
+        names = [self.number(n) for n in (*numbers, float(bits))]
+        return self.node("Trunc", x, *names, domain=domain, **attributes)
 
     def weight_of(self, *shape: int, axis: int = 0) -> str:
         """A weight, quantized most of the time, perhaps one that another layer has already."""

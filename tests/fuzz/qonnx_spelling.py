@@ -45,7 +45,7 @@ def spelled(draw: Any, image: tuple[int, ...], outputs: list[str]) -> onnx.Model
     if rng.random() < 0.3:
         _rename_values(rng, graph)
     used = {node.domain for node in nodes} - {""}
-    imports = [helper.make_opsetid(d, 1) for d in sorted(used | {DOMAIN})]
+    imports = [helper.make_opsetid(d, draw.version) for d in sorted(used | {DOMAIN})]
     imports.insert(rng.randint(0, 1), helper.make_opsetid("", draw.opset))
     return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
