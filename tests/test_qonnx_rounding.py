@@ -83,6 +83,24 @@ def test_a_constant_is_rounded_as_the_executor_does(tmp_path, signed):
     require_same(net, tmp_path, ties(), *[net.node("Add", x, mode) for mode in modes])
 
 
+@pytest.mark.parametrize("attributes", [SIGNED, {"signed": 1, "narrow": 1}, {"signed": 0}])
+def test_widths_beyond_what_float32_holds(tmp_path, attributes):
+    """Biases of 32 bits are common; the bounds are float32's, as are sums with 0.5."""
+    net = Network()
+    powers = 2.0 ** np.arange(20, 34)
+    exact = np.concatenate([powers, -powers]).astype(np.float32)
+    sides = [np.nextafter(exact, np.float32(limit)) for limit in (-np.inf, np.inf)]
+    x = np.resize(np.concatenate([exact, *sides]), SHAPE)
+    branches = [
+        net.quant(given, 1.0, bits=bits, rounding_mode=mode, **attributes)
+        for bits, mode in ((22.0, "HALF_UP"), (24.0, "HALF_DOWN"), (25.0, "UP"), (26.0, "DOWN"),
+                           (32.0, "ROUND"), (32.0, "HALF_UP"), (64.0, "HALF_DOWN"))
+        for given in ("image", net.constant(x[:1]))
+    ]  # fmt: skip
+    branches = [net.node("Add", y, net.node("Mul", "image", net.constant(0.0))) for y in branches]
+    require_same(net, tmp_path, x, *branches)
+
+
 def test_the_largest_number_below_one_half_is_one(tmp_path):
     """0.5 is added in float32, which has no number that near to 1."""
     below = np.nextafter(np.float32(0.5), np.float32(0))
@@ -313,7 +331,7 @@ def no_scale(net: Network) -> str:
         (scale_of_zero, r"got a Trunc from [0.] to [4.], expected scales of one sign"),
         (scale_of_each_image, "got a scale or zero point of Trunc that is computed from the input"),
         (width_of_each_image, "got one that is computed, expected one constant integer from 1 to"),
-        (odd_width, "got 2.5, expected one constant integer from 1 to 24"),
+        (odd_width, "got 2.5, expected one constant integer from 1 to 64"),
         (odd_rounding, "got Trunc with rounding STOCHASTIC, expected one of ROUND, HALF_EVEN, CE"),
         (inputs_of_the_first_version, "got Trunc with 5 inputs in version 2 of 'qonnx.custom_op.g"),
         (no_scale, "got Trunc with 5 inputs in version 2 of 'qonnx.custom_op.general', expected 6"),

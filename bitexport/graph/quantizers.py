@@ -44,8 +44,8 @@ __all__ = [
 
 # The second and third are what older files of Brevitas and FINN say.
 DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
-_MOST_BITS = 24  # integers that float32 holds
-_MOST_DIVIDED = 64  # of which only the power of 2 between two widths is computed
+# Above 24 float32 lacks integers, bounds included: those of QONNX's executor are float32's as well.
+_MOST_BITS = 64
 _RESCALING = 2  # the version of the domain from which on Trunc has a scale for what it gives
 
 
@@ -146,7 +146,7 @@ def truncation(node: ir.Node) -> Truncation:
         )
     rounding = _rounding(node, "FLOOR")
     if version < _RESCALING:
-        widths = [_width(node, value, most=_MOST_DIVIDED) for value in node.inputs[3:]]
+        widths = [_width(node, value) for value in node.inputs[3:]]
         unbounded = IntegerGrid(-np.inf, np.inf, rounding)
         divisor = np.array(2.0 ** (widths[0] - widths[1]), np.float32)
         return Truncation(divisor, unbounded, None, 1)
@@ -183,15 +183,15 @@ def _rounding(node: ir.Node, default: str) -> Rounding:
     return ROUNDINGS[mode]
 
 
-def _width(node: ir.Node, value: ir.Value | None, most: int = _MOST_BITS) -> float:
+def _width(node: ir.Node, value: ir.Value | None) -> float:
     """A constant bit width."""
     bits = constant(value)
     width = float(bits.reshape(-1)[0]) if bits is not None and bits.size == 1 else float("nan")
-    if not (width.is_integer() and 1 <= width <= most):
+    if not (width.is_integer() and 1 <= width <= _MOST_BITS):
         raise UnsupportedModel(
             f"quantizer {node.name!r} has a bit width that is not supported",
             got="one that is computed" if bits is None else bits.tolist(),
-            expected=f"one constant integer from 1 to {most}",
+            expected=f"one constant integer from 1 to {_MOST_BITS}",
             fix="Export the network with constant bit widths.",
         )
     return width

@@ -105,7 +105,7 @@ class Quantizers(Network):
             return self.node("BipolarQuant", x, self.number(self.scale(*scales)), domain=domain)
         if way > 0.92:
             return self.truncated(x, self.scale(*scales), domain)
-        bits = float(self.one(1, 1, 2, 2, 3, 4, 8))
+        bits = float(self.one(1, 1, 2, 2, 3, 4, 8) if self.chance(0.97) else self.one(16, 32))
         signed = int(self.chance(0.7))
         zero: Any = 0.0
         if self.chance(0.2):
