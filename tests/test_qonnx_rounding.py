@@ -327,8 +327,8 @@ def no_scale(net: Network) -> str:
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (scales_of_either_sign, r"got a Trunc from [1.] to [-4.], expected scales of one sign"),
-        (scale_of_zero, r"got a Trunc from [0.] to [4.], expected scales of one sign"),
+        (scales_of_either_sign, r"got a Trunc from [1.] to [-4.], expected scales whose quotient"),
+        (scale_of_zero, r"got a Trunc from [0.] to [4.], expected scales whose quotient"),
         (scale_of_each_image, "got a scale or zero point of Trunc that is computed from the input"),
         (width_of_each_image, "got one that is computed, expected one constant integer from 1 to"),
         (odd_width, "got 2.5, expected one constant integer from 1 to 64"),

@@ -164,7 +164,7 @@ def truncation(node: ir.Node) -> Truncation:
         raise UnsupportedModel(
             f"quantizer {node.name!r} has scales that are not supported",
             got=f"a Trunc from {scale.reshape(-1)[:4]} to {after.reshape(-1)[:4]}",
-            expected="scales of one sign and none of them 0",
+            expected="scales whose quotient is a positive number of float32",
             fix="Export the network with other scales.",
         )
     grid = _grid(node, _width(node, node.inputs[5]), rounding)
