@@ -195,10 +195,30 @@ def module_called_as_weights(net: Network) -> str:
     return called(net, x, "/block/Conv")
 
 
+def weight_called_as_a_bound(net: Network) -> str:
+    x = called(net, net.quant("image"), "act")
+    weight = rename(net, net.quant(net.weight(8, 3, 3, 3)), "act.low")
+    return net.conv(x, weight)
+
+
+def value_called_as_a_bound(net: Network) -> str:
+    x = called(net, net.quant("image"), "act")
+    x = rename(net, net.node("Relu", x), "act.low")
+    return net.conv(x, net.quant(net.weight(8, 3, 3, 3)))
+
+
+def value_called_as_a_scale(net: Network) -> str:
+    x = rename(net, net.node("Relu", "image"), "body.scale")
+    return called(net, net.conv(x, net.bipolar(net.weight(8, 3, 3, 3), 0.25)), "body")
+
+
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(
     "build",
     [
+        weight_called_as_a_bound,
+        value_called_as_a_bound,
+        value_called_as_a_scale,
         mul_in_front_of_norm,
         mul_in_front_of_quantizer,
         reshape_in_front_of_gemm,

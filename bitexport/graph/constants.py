@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,21 @@ def graph_of(node: ir.Node) -> ir.Graph:
     return node.graph
 
 
+class _Names(Container[str | None]):
+    """Those of a graph's initializers and of what its nodes compute."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.graph.initializers or any(
+            name == value.name for node in self.graph for value in node.outputs
+        )
+
+
 def new_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     """Register an initializer under ``name``, or under the next free numbered name."""
-    unique = free_name(name, graph.initializers, ".")
+    unique = free_name(name, _Names(graph), ".")
     # ascontiguousarray gives a scalar one dimension.
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
     value = ir.Value(
