@@ -153,12 +153,20 @@ def _write_signs(steps: _Steps) -> None:
     steps.then("Where", steps.constant("plus", 1), steps.constant("minus", -1))
 
 
+def _write_shift(steps: _Steps) -> bool:
+    """X / s + z. Gives whether z is 0, and not written."""
+    _, scale, zero = steps.node.inputs[:3]
+    steps.then("Div", scale)
+    offset = constant(zero)
+    if offset is not None and not offset.any():
+        return True
+    steps.then("Add", zero)
+    return False
+
+
 def _write_grid(steps: _Steps, grid: IntegerGrid) -> None:
     _, scale, zero = steps.node.inputs[:3]
-    centered = _is_zero(constant(zero))
-    steps.then("Div", scale)
-    if not centered:
-        steps.then("Add", zero)
+    centered = _write_shift(steps)
     if grid.rounding is None:
         _write_signs(steps)
     else:
@@ -169,11 +177,8 @@ def _write_grid(steps: _Steps, grid: IntegerGrid) -> None:
 
 
 def _write_truncation(steps: _Steps, does: Truncation) -> None:
-    _, scale, zero = steps.node.inputs[:3]
-    centered = _is_zero(constant(zero))
-    steps.then("Div", scale)
-    if not centered:
-        steps.then("Add", zero)
+    zero = steps.node.inputs[2]
+    centered = _write_shift(steps)
     steps.then("Round")
     if (does.divisor != 1).any():
         steps.then("Div", steps.constant("divisor", does.divisor))
@@ -200,7 +205,3 @@ def _write_rounding(steps: _Steps, grid: IntegerGrid) -> None:
         steps.value = before
         steps.then("Sign")
         steps.then("Mul", size)
-
-
-def _is_zero(array: npt.NDArray[np.float32] | None) -> bool:
-    return array is not None and not array.any()
