@@ -19,7 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import IO, Any, NoReturn, Self
+from typing import IO, Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,7 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in sys/prctl.h
 _LONGEST = (1 << 31) - 1  # seconds
 _LARGEST_STACK = 64 << 20  # bytes of a thread's; the system may set no limit at all
 _PATIENCE = 5  # seconds for the last words of a process that has ended
+_Self = TypeVar("_Self", bound="Worker")  # typing.Self is of Python 3.11
 
 
 class WorkerCrash(Exception):
@@ -133,7 +134,7 @@ class Worker:
         self._said: deque[bytes] = deque(maxlen=1)
         self._reader: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, *_: object) -> None:

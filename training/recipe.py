@@ -157,7 +157,7 @@ def parse_toml(path: Path, name: str = "") -> dict[str, Any]:
         InputError: It cannot be read; the message calls it ``name``.
     """
     try:
-        return tomllib.loads(path.read_text())
+        table: dict[str, Any] = tomllib.loads(path.read_text())
     except OSError as error:
         raise InputError(
             f"no recipe {name or path}",
@@ -167,6 +167,7 @@ def parse_toml(path: Path, name: str = "") -> dict[str, Any]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise _senseless(path, error, "TOML") from error
+    return table
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
