@@ -120,6 +120,31 @@ def test_an_interruption_that_native_code_prints() -> None:
     assert outcome.stderr == expected
 
 
+IN_AN_IMPORT = """
+import os, signal, sys
+from bitexport.runtimes.ort import imported
+
+def interrupt(event, arguments):
+    if event == "import" and arguments[0].endswith("onnxruntime_pybind11_state"):
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt)
+try:
+    imported()
+except KeyboardInterrupt:
+    print("onnxruntime" in sys.modules)
+"""
+
+
+def test_an_interruption_waits_for_onnx_runtime_to_be_imported() -> None:
+    """Its native code may swallow one, and the run would go on."""
+    outcome = subprocess.run(
+        [sys.executable, "-c", IN_AN_IMPORT],
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    assert outcome.stdout == "True\n", outcome.stderr
+
+
 IN_TEXT = """
 import os, signal
 import typer

@@ -47,6 +47,8 @@ def prepare_libraries() -> None:
     _require_working_directory()
     _name_the_user()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if not os.environ.get(_VARIABLE):
+        os.environ.pop(_VARIABLE, None)  # OpenMP complains of an empty one
     told, processors = _told(), _affinity()
     share = math.ceil(min([processors, *shares(_GROUPS, _GROUP_OF_PROCESS)]))
     threads = told or max(1, share)

@@ -200,8 +200,8 @@ def _run(app: typer.Typer) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _fail_interrupted(debug)
     except BrokenPipeError:
-        # The reader of our output went away; silence Python's own complaint at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output went away.
+        _drop_output()
         sys.exit(0)
     except Exception as error:
         text = " ".join(str(error).split())
@@ -220,6 +220,7 @@ def _run(app: typer.Typer) -> NoReturn:
                 debug,
             )
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _drop_output()
             _fail(
                 f"the output cannot be written (got {error.strerror}, expected room on a working "
                 "disk). Free some space, or send it elsewhere.",
@@ -234,6 +235,14 @@ def _run(app: typer.Typer) -> NoReturn:
         # The argument parser swallows Ctrl-C without a word.
         _fail_interrupted(debug)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Let go of what stdout does not take, of which Python would complain at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail_usage(error: Exception, debug: bool) -> NoReturn:

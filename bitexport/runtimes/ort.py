@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +158,31 @@ def imported() -> Any:  # noqa: ANN401
     say, goes to the default logger. Nobody can ask it how much it says, and so restore that: it
     stays as it is for a program that uses this package.
     """
-    import onnxruntime
+    with _signals_held():
+        import onnxruntime
 
     if not logging.getLogger(onnxruntime.__name__).isEnabledFor(logging.WARNING):
         onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     return onnxruntime
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait: an interruption while native code sets up a module may get lost."""
+    held: list[int] = []
+    numbers: tuple[signal.Signals, ...] = ()
+    if "onnxruntime" not in sys.modules and threading.current_thread() is threading.main_thread():
+        numbers = signal.SIGINT, signal.SIGTERM
+    before = {n: handler for n in numbers if (handler := signal.getsignal(n)) is not None}
+    for number in before:
+        signal.signal(number, lambda received, _: held.append(received))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for received in held:
+            signal.raise_signal(received)
 
 
 def _options(threads: int, spinning: bool) -> Any:  # noqa: ANN401
