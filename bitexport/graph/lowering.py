@@ -111,6 +111,8 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     layers = layers_of(model)
     if options.plain:
         InlinePass()(model)
+        # An attribute handed on is a Constant of integers, where many readers know tensors only.
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         model.graph.opset_imports.pop(DOMAIN, None)
         tell_names_apart(model)
     _deduplicate(DeduplicateInitializersPass(), model)
