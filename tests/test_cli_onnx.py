@@ -338,6 +338,9 @@ def test_plain_has_no_custom_domain(
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
     assert not model.functions
     onnx.checker.check_model(model, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    known = {v.name for v in inferred.value_info if v.type.tensor_type.HasField("shape")}
+    assert {name for node in model.graph.node for name in node.output} == known | {"logits"}
     # Many readers know no CastLike, and a Constant only by its tensor.
     assert {"CastLike", "Constant"}.isdisjoint(node.op_type for node in model.graph.node)
     assert record["bytes"] < record["fp32_bytes"] / 3
