@@ -34,7 +34,12 @@ def takes_residual(node: NodeData) -> bool:
 
 
 def model_of(
-    node: NodeData, rank: int, *, elem: ir.DataType = ir.DataType.FLOAT, steep: bool = True
+    node: NodeData,
+    rank: int,
+    *,
+    elem: ir.DataType = ir.DataType.FLOAT,
+    steep: bool = True,
+    dtype: ir.DataType | None = None,
 ) -> onnx.ModelProto:
     """A model whose inputs are the op's activations and whose output is Y, all of type ``elem``."""
     inputs = {
@@ -68,9 +73,8 @@ def model_of(
         opset_imports={"": 18, "bitexport": 1},
         name="single",
     )
-    return ir.to_proto(
-        ir.Model(graph, ir_version=8, functions=[function_for(node.op, steep=steep)])
-    )
+    function = function_for(node.op, steep=steep, dtype=dtype)
+    return ir.to_proto(ir.Model(graph, ir_version=8, functions=[function]))
 
 
 def expected(node: NodeData, x: np.ndarray, r: np.ndarray | None = None) -> np.ndarray:

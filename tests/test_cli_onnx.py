@@ -338,9 +338,31 @@ def test_plain_has_no_custom_domain(
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
     assert not model.functions
     onnx.checker.check_model(model, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    known = {v.name for v in inferred.value_info if v.type.tensor_type.HasField("shape")}
+    assert {name for node in model.graph.node for name in node.output} == known | {"logits"}
+    # Many readers know no CastLike, and a Constant only by its tensor.
+    assert {"CastLike", "Constant"}.isdisjoint(node.op_type for node in model.graph.node)
     assert record["bytes"] < record["fp32_bytes"] / 3
     images = random_images(2, 32, 32)
     assert relative_error(logits(target, images), logits(export.output, images)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["trained", "codebooks"])
+def test_nothing_parts_a_plain_convolution_from_its_scale(
+    exports: Callable[[str], Export], kind: str, target: Path
+) -> None:
+    """ONNX Runtime fuses no Cast, not even one to the same type, and took twice the time."""
+    exported(exports(kind).checkpoint, target, "--plain", "--input-size", "32")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(target.with_suffix(".optimized.onnx"))
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(target, options)
+    nodes = onnx.load(options.optimized_model_filepath).graph.node
+    producers = {node.output[0]: node.op_type for node in nodes}
+    assert "Conv" in producers.values()
+    casts = [node for node in nodes if node.op_type == "Cast"]
+    assert not [node.name for node in casts if producers.get(node.input[0]) == "Conv"]
 
 
 def test_custom_export_declares_its_domain(exports: Callable[[str], Export]) -> None:

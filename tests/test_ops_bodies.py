@@ -135,6 +135,28 @@ def test_the_body_for_slopes_up_to_1_computes_the_same(op):
     assert np.array_equal(*results)
 
 
+@pytest.mark.parametrize("elem", TOLERANCE, ids=["float32", "float16"])
+@pytest.mark.parametrize("op", [op.name for op in OPS])
+def test_the_body_for_a_known_type_computes_the_same(op, elem):
+    gemm = op == "CodebookGemm"
+    node = gemm_node() if gemm else conv_node(op, *GEOMETRIES["uneven strides and pads"])
+    feed = {k: v.astype(elem.numpy()) for k, v in activations(node, 36 if gemm else 33).items()}
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    results = []
+    for dtype in (None, elem):
+        model = model_of(node, 2 if gemm else 4, elem=elem, dtype=dtype)
+        written = {n.op_type for n in model.functions[0].node}
+        assert ("CastLike" in written) == (dtype is None)
+        # A codebook is float16 whatever X is.
+        needless = dtype == ir.DataType.FLOAT and not op.startswith("Codebook")
+        assert not (needless and "Cast" in written)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        results.append(session.run(None, feed)[0])
+    assert results[0].dtype == results[1].dtype == elem.numpy()
+    assert np.array_equal(*results)
+
+
 def test_nan_compares_as_minus_one():
     node = conv_node("BinaryConv", 3, (1, 1), ConvGeometry())
     x = np.full((1, 3, 1, 1), np.nan, np.float32)

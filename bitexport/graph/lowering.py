@@ -47,6 +47,8 @@ __all__ = ["Lowered", "LoweringOptions", "computes_in_float16", "float16_values"
 
 # The lowest IR version that allows opset 18 and is read by ONNX Runtime 1.18.
 _IR_VERSION = 8
+# A shape has no more numbers; packed weights, which are to stay so, do.
+_MOST_SIZES = 8
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     attach_functions(model, inlined=options.plain)
     layers = layers_of(model)
     if options.plain:
-        InlinePass()(model)
-        model.graph.opset_imports.pop(DOMAIN, None)
-        tell_names_apart(model)
+        _inline(model)
     _deduplicate(DeduplicateInitializersPass(), model)
     TopologicalSortPass()(model)
     _strip(model)
@@ -150,6 +150,18 @@ def float16_values(
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     }
     return [value for node in model.graph for value in node.outputs if value.name in half]
+
+
+def _inline(model: ir.Model) -> None:
+    """Replace our ops by their bodies, in operators and constants that any reader knows."""
+    InlinePass()(model)
+    # What a body computes from attributes alone is sizes, and shape inference wants to see them.
+    fold_constants(model, {"input_size_limit": _MOST_SIZES, "output_size_limit": _MOST_SIZES})
+    # An attribute handed on is a Constant of integers, where many readers know tensors only.
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    RemoveUnusedNodesPass()(model)
+    model.graph.opset_imports.pop(DOMAIN, None)
+    tell_names_apart(model)
 
 
 def _lay_out_constants(model: ir.Model) -> None:

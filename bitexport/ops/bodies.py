@@ -10,7 +10,9 @@ into bytes by floored Mod and exact Div, and a byte into eight signs by one Gath
 
 Weights are put together in float32 and cast to T last, as ONNX Runtime folds constants on the
 CPU and has few float16 kernels there. Scales and biases are float32 whatever T is, and are
-applied to a float32 accumulator.
+applied to a float32 accumulator. A body that is to be inlined knows T and casts only where it is
+float16: ONNX Runtime drops a cast to the same type from a function, but not from a graph, where it
+keeps a convolution from being fused with its scale.
 
 TensorRT's parser reads a convolution's ``strides`` and ``dilations`` straight from the node, so
 that inside a function a reference to the caller's attribute counts as 1 and the result is wrong
@@ -37,6 +39,7 @@ OPSET = 18
 # Attributes that TensorRT's parser does not see through a function.
 MEASURABLE = ("strides", "dilations")
 
+_FLOAT = ir.DataType.FLOAT
 _BYTES_PER_WORD = 4
 _INT64_MAX = np.iinfo(np.int64).max
 _CONV_ATTRIBUTES = ("strides", "pads", "dilations", "group")
@@ -45,8 +48,8 @@ _CONV_ATTRIBUTES = ("strides", "pads", "dilations", "group")
 class _Body:
     """A function body under construction; methods add nodes and return their output."""
 
-    def __init__(self, op: Op) -> None:
-        self.op = op
+    def __init__(self, op: Op, dtype: ir.DataType | None) -> None:
+        self.op, self.dtype = op, dtype
         self.inputs = {x.name: ir.Value(name=x.name) for x in op.inputs}
         self.x = self.inputs[op.inputs[0].name]
         self._tape = ir.tape.Tape()
@@ -58,6 +61,16 @@ class _Body:
 
     def constant(self, array: npt.NDArray[Any]) -> ir.Value:
         return self._tape.op("Constant", (), attributes={"value": ir.tensor(array)})
+
+    def to_float(self, value: ir.Value) -> ir.Value:
+        """A value of X's type in float32."""
+        return value if self.dtype == _FLOAT else self("Cast", value, to=_FLOAT)
+
+    def like_x(self, value: ir.Value) -> ir.Value:
+        """A float32 value in X's type."""
+        if self.dtype is None:
+            return self("CastLike", value, self.x)
+        return value if self.dtype == _FLOAT else self("Cast", value, to=self.dtype)
 
     def ints(self, *values: int) -> ir.Value:
         return self.constant(np.array(values, dtype=np.int64))
@@ -95,7 +108,11 @@ class _Body:
 
 
 def function_for(
-    op: Op, *, measured: Collection[str] = MEASURABLE, steep: bool = True
+    op: Op,
+    *,
+    measured: Collection[str] = MEASURABLE,
+    steep: bool = True,
+    dtype: ir.DataType | None = None,
 ) -> ir.Function:
     """A fresh model-local function that computes ``op`` with operators of opset 18.
 
@@ -104,15 +121,15 @@ def function_for(
         measured: The attributes among ``MEASURABLE`` that some caller sets to anything but 1.
             Only these are measured; none, if the function is to be inlined into its callers.
         steep: Whether a slope of a caller may exceed 1; a PReLU takes half the operators without.
+        dtype: T, where it is known; None writes a body that serves both types.
     """
-    body = _Body(op)
+    body = _Body(op, dtype)
     weight = _WEIGHTS[op.name](body)
     if op.kind == "gemm":
-        weight = body("CastLike", weight, body.x)
-        accumulator = body("Gemm", body.x, weight, transB=1)
+        accumulator = body("Gemm", body.x, body.like_x(weight), transB=1)
     else:
         accumulator = _convolution(body, _activations(body), weight, measured)
-    return body.finish(body("CastLike", _epilogue(body, accumulator, steep), body.x))
+    return body.finish(body.like_x(_epilogue(body, accumulator, steep)))
 
 
 def _convolution(body: _Body, x: ir.Value, weight: ir.Value, measured: Collection[str]) -> ir.Value:
@@ -120,7 +137,7 @@ def _convolution(body: _Body, x: ir.Value, weight: ir.Value, measured: Collectio
     if "dilations" in measured:
         weight = _spread_taps(body, weight)
     attributes = {name: body.attribute(name) for name in _CONV_ATTRIBUTES}
-    y = body("Conv", x, body("CastLike", weight, body.x), **attributes)
+    y = body("Conv", x, body.like_x(weight), **attributes)
     if "strides" not in measured:
         return y
     ends = body.ints(_INT64_MAX, _INT64_MAX)
@@ -186,9 +203,7 @@ def _activations(body: _Body) -> ir.Value:
     x = body.x
     if "Th" not in body.inputs:
         return x
-    return body(
-        "CastLike", _sign(body, body("Cast", x, to=ir.DataType.FLOAT), body.inputs["Th"]), x
-    )
+    return body.like_x(_sign(body, body.to_float(x), body.inputs["Th"]))
 
 
 def _sign(body: _Body, t: ir.Value, threshold: ir.Value) -> ir.Value:
@@ -200,10 +215,10 @@ def _sign(body: _Body, t: ir.Value, threshold: ir.Value) -> ir.Value:
 
 def _epilogue(body: _Body, accumulator: ir.Value, steep: bool) -> ir.Value:
     """S * acc + B (+ R), then the op's activation; in float32."""
-    y = body("Mul", body("Cast", accumulator, to=ir.DataType.FLOAT), body.inputs["S"])
+    y = body("Mul", body.to_float(accumulator), body.inputs["S"])
     y = body("Add", y, body.inputs["B"])
     if "R" in body.inputs:
-        y = body("Add", y, body("Cast", body.inputs["R"], to=ir.DataType.FLOAT))
+        y = body("Add", y, body.to_float(body.inputs["R"]))
     if "Slope" in body.inputs:
         return body("Add", _prelu(body, y, steep), body.inputs["Shift"])
     if "Lo" in body.inputs:
@@ -260,7 +275,7 @@ def _codebook_weight(code_bits: int) -> Callable[[_Body], ir.Value]:
             keepdims=1,
         )
         rows = body("Slice", rows, body.ints(0), row_length, body.ints(1))
-        return body("Cast", body("Reshape", rows, shape), to=ir.DataType.FLOAT)
+        return body("Cast", body("Reshape", rows, shape), to=_FLOAT)
 
     return weight
 

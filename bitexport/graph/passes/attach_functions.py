@@ -19,14 +19,18 @@ def attach_functions(model: ir.Model, *, inlined: bool = False) -> None:
 
     Args:
         model: Changed in place.
-        inlined: The functions are to be inlined, where no runtime can miss an attribute.
+        inlined: The functions are to be inlined, where no runtime can miss an attribute and the
+            types are known.
     """
     nodes = [node for node in model.graph if node.domain == DOMAIN]
     for op in OPS:
         callers = [node for node in nodes if node.op_type == op.name]
         if callers:
             measured = () if inlined else _set_attributes(callers)
-            function = function_for(op, measured=measured, steep=_is_steep(op, callers))
+            dtype = _common_type(callers) if inlined else None
+            function = function_for(
+                op, measured=measured, steep=_is_steep(op, callers), dtype=dtype
+            )
             model.functions[function.identifier()] = function
     model.graph.opset_imports.clear()
     model.graph.opset_imports[""] = OPSET
@@ -41,6 +45,12 @@ def _set_attributes(callers: list[ir.Node]) -> tuple[str, ...]:
         for name in MEASURABLE
         if any(set(node.attributes.get_ints(name, (1,))) != {1} for node in callers)
     )
+
+
+def _common_type(callers: list[ir.Node]) -> ir.DataType | None:
+    """The type of X in all of them; None where they differ or one is not known."""
+    types = {None if node.inputs[0] is None else node.inputs[0].dtype for node in callers}
+    return types.pop() if len(types) == 1 else None
 
 
 def _is_steep(op: Op, callers: list[ir.Node]) -> bool:
