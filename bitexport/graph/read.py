@@ -31,7 +31,7 @@ __all__ = [
 
 # Zip and pickle, as torch.save writes them.
 _CHECKPOINTS = (b"PK\x03\x04", b"\x80\x02")
-_EXPORT_FIRST = "Export it first: bitexport onnx CKPT -o model.onnx"
+_EXPORT_FIRST = "Export it with `bitexport onnx` first."
 _LARGEST = 2 << 30
 _LARGEST_VALUE = 1 << 30
 _LARGEST_IMAGE = 1 << 24  # numbers: 64 MiB in float32
