@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import onnx_ir as ir
-import torch
 from torch import Tensor, nn
 
 from bitexport import __version__
@@ -28,6 +27,7 @@ from bitexport.comparison import (
 )
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
 from bitexport.families import LoadedModel, LoadOptions, load_model
+from bitexport.families.own import OWN_FAMILY, image_size, own_model
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import (
     Captured,
@@ -40,7 +40,7 @@ from bitexport.graph import (
     finish_traced,
     lower,
 )
-from bitexport.layers import float32_bytes, ones_for_zeros
+from bitexport.layers import evaluating, float32_bytes, ones_for_zeros
 from bitexport.models.mask_rcnn import SCORE_THRESHOLD, Detector
 from bitexport.runtimes import runtime_named
 
@@ -58,6 +58,11 @@ __all__ = [
 ZeroActivations = Literal["auto", "exact", "plus-one", "refuse"]
 
 _SYSTEMATIC_ZEROS = 1e-4
+_DIFFERS = "Nothing was written; --no-verify writes it all the same. Please report this."
+_OWN_DIFFERS = (
+    "Nothing was written. Check that the spec of the layer there, or in front of it, says what "
+    "its forward computes: signs, scale, pads, threshold, zero_at_threshold."
+)
 _SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -143,7 +148,8 @@ def export(
 
     Args:
         source: Path of a checkpoint, or a model whose quantized layers are known to
-            :func:`bitexport.register_layer`.
+            :func:`bitexport.register_layer`. It is exported in evaluation mode and left in
+            the modes that its layers were in.
         example_input: float32 [N, C, H, W]; needed for a model, and overrides the input size
             for a checkpoint.
         path: The file to write; by default the checkpoint's name with ``.onnx``, in the
@@ -158,14 +164,25 @@ def export(
         UnsupportedModel: The model cannot be exported exactly.
         ComparisonFailure: The result differs from the torch reference; nothing is written.
     """
+    if isinstance(source, nn.Module):
+        with evaluating(source):
+            return _export(source, example_input, path, options or ExportOptions())
+    return _export(source, example_input, path, options or ExportOptions())
+
+
+def _export(
+    source: str | Path | nn.Module,
+    example_input: Tensor | None,
+    path: str | Path | None,
+    options: ExportOptions,
+) -> ExportReport:
     started = time.perf_counter()
-    options = options or ExportOptions()
     if example_input is not None:
-        options = replace(options, input_size=_image_size(example_input))
+        options = replace(options, input_size=image_size(example_input))
     if isinstance(source, nn.Module):
         checkpoint, output = None, _required_path(path)
         check_writable(output)
-        model = _own_model(source, example_input)
+        model = own_model(source, example_input)
     else:
         output = Path(path) if path is not None else default_output(Path(source))
         check_writable(output, source=Path(source))
@@ -297,7 +314,7 @@ def _verify(
         got=f"relative L2 error {comparison.rel_l2:.2e}, "
         f"top-1 agreement {comparison.top1_agreement:.0%}",
         expected=f"at most {tolerance.rel_l2:.0e} and at least {tolerance.top1:.0%}",
-        fix="Nothing was written; --no-verify writes it all the same. Please report this.",
+        fix=_OWN_DIFFERS if model.family == OWN_FAMILY else _DIFFERS,
     )
 
 
@@ -338,41 +355,6 @@ def write_metadata(
     if options.plain:
         properties["bitexport.layers"] = json.dumps([*map(asdict, lowered.layers)], sort_keys=True)
     lowered.graph.metadata_props.update(properties)
-
-
-def _own_model(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
-    if example_input is None:
-        raise InputError(
-            "a torch model needs an example input",
-            got="none",
-            expected="a float32 tensor [N, C, H, W]",
-            fix="Call bitexport.export(model, example_input, path).",
-        )
-    tensors = [t for t in module.state_dict().values() if t.is_floating_point()]
-    kinds = {(t.dtype, t.device.type) for t in tensors}
-    other = sorted(f"{dtype} on {device}" for dtype, device in kinds - {(torch.float32, "cpu")})
-    if other:
-        raise InputError(
-            "a torch model is not as the exporter runs it",
-            got=", ".join(other),
-            expected="float32 on the CPU",
-            fix="Call model.float().cpu() first.",
-        )
-    shape = (int(example_input.shape[1]), *_image_size(example_input))
-    return LoadedModel(
-        module=module.eval(), family="module", arch=type(module).__name__, input_shape=shape
-    )
-
-
-def _image_size(example_input: Tensor) -> tuple[int, int]:
-    if example_input.dim() != 4:
-        raise InputError(
-            "the example input has a wrong shape",
-            got=list(example_input.shape),
-            expected="[N, C, H, W]",
-            fix="Add the batch dimension.",
-        )
-    return int(example_input.shape[2]), int(example_input.shape[3])
 
 
 def _required_path(path: str | Path | None) -> Path:

@@ -44,6 +44,17 @@ class ConvGeometry:
     dilations: tuple[int, int] = (1, 1)
     group: int = 1
 
+    def __post_init__(self) -> None:
+        for name, count in (("strides", 2), ("pads", 4), ("dilations", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != count:
+                raise UnsupportedModel(
+                    f"{name} of a convolution are wrong",
+                    got=value,
+                    expected=f"a tuple of {count} integers",
+                    fix=f"Write {name} as {getattr(type(self)(), name)}, say.",
+                )
+
     def output_size(self, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the output for an input of height and width ``size``.
 
@@ -81,7 +92,15 @@ class SignConvSpec:
     geometry: ConvGeometry = field(default_factory=ConvGeometry)
 
     def __post_init__(self) -> None:
+        _require_array("signs", self.signs)
         _require_shape("signs", self.signs, 4)
+        if self.signs.dtype == np.bool_:
+            raise UnsupportedModel(
+                "sign weights are truth values",
+                got="bool",
+                expected="-1, 0 or +1",
+                fix="Give np.where(signs, 1, -1).astype(np.int8).",
+            )
         if np.abs(self.signs).max(initial=0) > 1:
             raise UnsupportedModel(
                 "sign weights are out of range",
@@ -266,6 +285,16 @@ LayerSpec: TypeAlias = (
 )
 
 
+def _require_array(name: str, array: object) -> None:
+    if not isinstance(array, np.ndarray):
+        raise UnsupportedModel(
+            f"{name} is no numpy array",
+            got=type(array).__name__,
+            expected="numpy.ndarray",
+            fix="Of a tensor give tensor.detach().cpu().numpy().",
+        )
+
+
 def _require_shape(name: str, array: npt.NDArray[Any], rank: int) -> None:
     if array.ndim != rank or 0 in array.shape:
         raise UnsupportedModel(
@@ -277,6 +306,7 @@ def _require_shape(name: str, array: npt.NDArray[Any], rank: int) -> None:
 
 
 def _require_per_channel(name: str, array: Float32Array, channels: int) -> None:
+    _require_array(name, array)
     if array.shape != (channels,):
         raise UnsupportedModel(
             f"{name} has a wrong shape",

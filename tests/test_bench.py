@@ -26,7 +26,7 @@ from bitexport.bench.charts import Series, lines
 from bitexport.bench.html import html
 from bitexport.bench.markdown import markdown
 from bitexport.bench.measure import Timing, pinned, ratio_of, take_turns
-from bitexport.bench.wording import headline, speedup
+from bitexport.bench.wording import compression, headline, speedup
 from bitexport.graph import LoweringOptions, capture, lower
 from bitexport.graph.dense import to_dense
 from bitexport.graph.read import read_onnx
@@ -438,3 +438,17 @@ def test_page_draws_in_a_browser(
     assert found["wide"] <= found["screen"] == width
     assert found["bars"] > 6 and found["lines"] == 2 and found["sheets"] > 20
     assert found["background"] == ("rgb(20, 24, 29)" if dark else "rgb(255, 255, 255)")
+
+
+@pytest.mark.parametrize(
+    ("count", "float32", "said"),
+    [
+        (1024, 27 * 1024, "27.0x smaller than float32 (27.00 KiB)"),
+        (1024, 1076, "1.1x smaller than float32 (1.05 KiB)"),
+        (1100, 1024, "1.1x as large as float32 (1.00 KiB)"),
+        (4096, 1024, "4.0x as large as float32 (1.00 KiB)"),
+        (1024, 0, "no weights found; a QONNX file goes through `bitexport onnx` first"),
+    ],
+)
+def test_a_file_that_is_no_smaller_is_not_said_to_be(count: int, float32: int, said: str) -> None:
+    assert compression(count, float32) == said

@@ -68,6 +68,7 @@ WRONG_KINDS: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "HTML": ("an HTML page", lambda: b"\n<!DOCTYPE html><html><head>"),
     "engine": ("TensorRT engine", lambda: b"ftrt" + bytes(64)),
+    "engine of TensorRT-RTX": ("TensorRT engine", lambda: b"vtrt" + bytes(64)),
     "text": ("unknown content", lambda: b"hello, world\n"),
     "one byte": ("unknown content", lambda: b"\x00"),
     "zeros": ("unknown content", lambda: bytes(100)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import pickle
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from command_line import export_kind, logits, run
 from PIL import Image
 from torchvision.datasets import CIFAR10
@@ -288,3 +290,56 @@ def test_large_images_are_run_by_the_few() -> None:
 def test_digits_of_an_odd_size_are_resized_one_by_one() -> None:
     images, _ = open_images(DataOptions("digits"), (3, 16, 65536)).batch(0, 2)
     assert images.shape == (2, 3, 16, 65536)
+
+
+@pytest.fixture(scope="module")
+def fixed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with a batch of 3 and no other, as an import from QONNX may have it."""
+    proto = onnx.load(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+    path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+def test_a_fixed_batch_is_kept_to_and_filled_up(model: Path, fixed: Path, folder: Path) -> None:
+    arguments = ("--dataset", "imagefolder", "--data", folder, "--json")
+    free, kept = (json.loads(run("eval", path, *arguments).out) for path in (model, fixed))
+    assert kept == {**free, "model": str(fixed)}
+    assert kept["samples"] % 3 and kept["top1"] > 0.5
+    outcome = run("eval", fixed, *arguments, "--batch", "4")
+    assert outcome.code == 2
+    assert "batches of one size (got --batch 4, expected 3). Leave --batch out." in outcome.err
+
+
+def test_bench_keeps_to_a_fixed_batch(fixed: Path) -> None:
+    quick = ("--duration", "0", "--no-memory", "--runtimes", "ort", "--json", "-")
+    outcome = run("bench", fixed, "--batch", "8,3", "--precisions", "fp32,int8", "--layers", *quick)
+    assert outcome.code == 0
+    report = json.loads(outcome.out)
+    assert {(r["precision"], r["batch"]) for r in report["runs"]} == {
+        (precision, 3) for precision in ("1-bit weights", "fp32", "int8")
+    }
+    assert {layer["batch"] for layer in report["layers"]} == {3}
+    left_out = {skip["reason"] for skip in report["skipped"]}
+    assert left_out == {"batch 8 is another than the 3 that the file has"}
+    outcome = run("bench", fixed, "--batch", "8", *quick)
+    assert (outcome.code, outcome.out) == (1, "") and "Give --batch 3" in outcome.err
+
+
+def test_another_size_than_the_models_is_refused(model: Path) -> None:
+    outcome = run("eval", model, "--dataset", "digits", "--input-size", "64")
+    assert outcome.code == 2
+    assert "images of one size (got --input-size 64x64, expected 32x32)" in outcome.err
+
+
+def test_a_checkpoint_is_to_be_exported_first(tmp_path: Path) -> None:
+    checkpoint = export_kind(tmp_path, "trained").checkpoint
+    old = tmp_path / "old.pth"
+    torch.save({"w": torch.zeros(1)}, old, _use_new_zipfile_serialization=False)
+    for path in (checkpoint, old):
+        outcome = run("eval", path, "--dataset", "digits")
+        assert outcome.code == 2
+        assert "got a file of torch.save" in outcome.err
+        assert "with `bitexport onnx` first." in outcome.err

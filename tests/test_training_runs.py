@@ -316,3 +316,14 @@ def test_command_line_trains_and_evaluates(
     assert json.loads(capsys.readouterr().out)["accuracy"] == record["test_accuracy"]
     assert outcome_of(monkeypatch, "evaluate", record["checkpoint"]) == 0
     assert "lenet5 (xnor-net)" in capsys.readouterr().out
+
+
+def test_nothing_to_resume_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "--recipe", "xnor-lenet5", "--epochs", "1", "--limit", "64"]
+    note = "note: nothing to resume in mistyped; starting from the first epoch\n"
+    for noted in (True, False):
+        assert outcome_of(monkeypatch, *arguments, "--out", "mistyped", "--resume") == 0
+        assert (note in capsys.readouterr().err) == noted

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitexport.cli.output import Debug, Json, print_json, run, size, stdout
+from bitexport.cli.output import Debug, Json, print_json, run, say, size, stdout
 
 if TYPE_CHECKING:
     from training.datasets import ImageData
@@ -109,6 +109,8 @@ def train(
         teacher=teacher,
         start=start,
     )
+    if resume and not (options.out / "resume.pt").exists() and _leads():
+        say(f"note: nothing to resume in {options.out}; starting from the first epoch")
     outcome = train_recipe(plan, _open(plan, data, download, limit), options)
     record = {
         "recipe": plan.name,

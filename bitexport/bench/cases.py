@@ -102,7 +102,10 @@ class Case:
     def batches(self) -> tuple[int, int]:
         """The smallest and the largest batch that it takes."""
         engine = self.subject.engine if self.is_subject else None
-        return (1, sys.maxsize) if engine is None else engine.batches
+        if engine is not None:
+            return engine.batches
+        fixed = self.subject.fixed_batch
+        return (1, sys.maxsize) if fixed is None else (fixed, fixed)
 
     def takes(self, batch: int) -> bool:
         """Whether it runs on so many images at once."""
@@ -154,10 +157,10 @@ def cases_of(
     offered = {name: _PRECISIONS.get(name, _ELSEWHERE) for name in runtimes}
     needed = [p for p in options.precisions if any(p in each for each in offered.values())]
     try:
-        twins = twins_of(subject, needed, [images])
+        twins = twins_of(subject, needed, images)
     except RuntimeFailure as error:
         skipped.append(Skip(subject.name, "", "int8", error.got, error.fix))
-        twins = twins_of(subject, [p for p in needed if p != "int8"], [images])
+        twins = twins_of(subject, [p for p in needed if p != "int8"], images)
     cases = []
     for name in runtimes:
         given = as_given(subject.data, name)
@@ -232,12 +235,14 @@ def labelled(subject: Subject, data: DataOptions) -> LabelledImages:
     return open_images(options, subject.input_shape)
 
 
-def calibration(subject: Subject, options: BenchOptions) -> FloatArray:
-    """The images that int8 is calibrated on, in one batch."""
+def calibration(subject: Subject, options: BenchOptions) -> list[FloatArray]:
+    """The images that int8 is calibrated on, in one batch, or in those that the model takes."""
     count = min(CALIBRATION_IMAGES, usual_batch(subject.input_shape))
     if options.images is not None:
         count = min(count, len(options.images))
-    return feed(subject, count, options)[subject.input_name]
+    step = subject.fixed_batch or count
+    images = feed(subject, count + -count % step, options)[subject.input_name]
+    return [images[start : start + step] for start in range(0, len(images), step)]
 
 
 def _fitting(subject: Subject, images: FloatArray) -> FloatArray:

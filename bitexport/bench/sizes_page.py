@@ -7,7 +7,7 @@ from html import escape
 
 from bitexport.bench.charts import Bar, Segment, bars, stacked_bars
 from bitexport.bench.page import legend, listing, page
-from bitexport.bench.wording import size
+from bitexport.bench.wording import compression, size
 from bitexport.graph import LayerInfo
 from bitexport.inspection import Inspection, size_by_kind
 
@@ -40,10 +40,7 @@ def sizes_page(files: Mapping[str, Inspection]) -> str:
 
 def _headline(name: str, found: Inspection) -> str:
     model = f"{found.arch} ({found.family})" if found.family else "a foreign ONNX model"
-    return (
-        f"{name}: {model}, {size(found.bytes)}, {found.fp32_bytes / found.bytes:.1f}x smaller "
-        f"than float32 ({size(found.fp32_bytes)})"
-    )
+    return f"{name}: {model}, {size(found.bytes)}, {compression(found.bytes, found.fp32_bytes)}"
 
 
 def _spent(name: str, found: Inspection, kinds: list[str]) -> tuple[str, str, list[Segment]]:

@@ -39,6 +39,7 @@ class Subject:
         input_shape: (C, H, W).
         preprocessing: JSON: what its training did to a pixel; "" where the file does not say.
         layers: As they are stored.
+        fixed_batch: The only batch size that an .onnx file takes; None for any.
         engine: What it is where it is an engine.
         without_twins: Why an engine has no twins.
     """
@@ -52,6 +53,7 @@ class Subject:
     input_shape: tuple[int, int, int]
     preprocessing: str
     layers: tuple[LayerInfo, ...]
+    fixed_batch: int | None = None
     engine: EngineFile | None = None
     without_twins: str = ""
 
@@ -108,6 +110,7 @@ def read_subject(path: Path, options: ExportOptions) -> Subject:
         input_shape=classifier.input_shape,
         preprocessing=classifier.preprocessing,
         layers=layers,
+        fixed_batch=classifier.fixed_batch,
     )
 
 

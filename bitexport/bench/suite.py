@@ -147,13 +147,12 @@ def _measured(
 
 def _outside(case: Case, batch: int) -> Skip:
     smallest, largest = case.batches
-    return Skip(
-        case.subject.name,
-        case.runtime,
-        case.precision,
-        f"batch {batch} is outside of its {smallest} to {largest}",
-        "Build the engine with other --min-batch and --max-batch.",
-    )
+    reason = f"batch {batch} is outside of its {smallest} to {largest}"
+    fix = "Build the engine with other --min-batch and --max-batch."
+    if case.built is None:
+        reason = f"batch {batch} is another than the {smallest} that the file has"
+        fix = f"Give --batch {smallest}, or export the model with a batch of any size."
+    return Skip(case.subject.name, case.runtime, case.precision, reason, fix)
 
 
 def _showing(show: Show, title: str) -> Callable[[float], None]:
@@ -261,9 +260,10 @@ def _profiled(
 ) -> list[LayerTime]:
     layers: list[LayerTime] = []
     for case in cases:
-        if case.runtime in PROFILED:
+        taken = [batch for batch in options.batches if case.takes(batch)]
+        if case.runtime in PROFILED and taken:
             show(f"profiling {case.title}", 1.0)
-            inputs = feed(case.subject, options.batches[0], options)
+            inputs = feed(case.subject, taken[0], options)
             layers += layer_times(
                 case.subject.name,
                 case.runtime,

@@ -61,7 +61,8 @@ def _feeds(subject: Subject, options: BenchOptions) -> Iterator[Arrays]:
     for batch in options.batches:
         yield feed(subject, batch, options)
     if "int8" in options.precisions:
-        yield {subject.input_name: calibration(subject, options)}
+        for images in calibration(subject, options):
+            yield {subject.input_name: images}
 
 
 def accuracy(

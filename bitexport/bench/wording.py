@@ -9,6 +9,7 @@ from bitexport.bench.record import ENGINE_PART, LayerTime, Report, Run
 __all__ = [
     "accuracy",
     "columns",
+    "compression",
     "headline",
     "layer_summaries",
     "machine_lines",
@@ -48,6 +49,17 @@ def size(count: int | None) -> str:
             break
         value /= 1024
     return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+
+
+def compression(count: int, float32: int) -> str:
+    """A size beside that of the float32 weights, for people: ``27.6x smaller than float32``."""
+    if not float32:
+        return "no weights found; a QONNX file goes through `bitexport onnx` first"
+    beside = f"float32 ({size(float32)})"
+    ratio = float32 / count
+    if ratio >= 1.05:
+        return f"{ratio:.1f}x smaller than {beside}"
+    return f"{count / float32:.1f}x as large as {beside}"
 
 
 def speedup(run: Run) -> str:

@@ -61,7 +61,11 @@ _WRONG_KINDS: Final = (
     _WrongKind("a NumPy array (.npy)", _starts(b"\x93NUMPY")),
     _WrongKind("a TFLite model", lambda head: head[4:8] == b"TFL3"),
     _WrongKind("an ONNX Runtime (.ort) model", lambda head: head[4:8] == b"ORTM"),
-    _WrongKind("a TensorRT engine", _starts(b"ftrt")),
+    _WrongKind(
+        "a TensorRT engine",
+        _starts(b"ftrt", b"vtrt"),
+        "What it holds stands in the .json beside it; give the file that it was built from.",
+    ),
     _WrongKind(
         "a compressed file (gzip, bzip2, xz, zstd or 7z)",
         _starts(b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c"),

@@ -22,7 +22,12 @@ def evaluate(
     ] = "ort",
     batch: Annotated[
         int | None,
-        typer.Option(min=1, max=65536, help="Images a run.", show_default="32, or fewer large"),
+        typer.Option(
+            min=1,
+            max=65536,
+            help="Images a run.",
+            show_default="the model's fixed batch, else 32, or fewer large ones",
+        ),
     ] = None,
     threads: Annotated[
         int, typer.Option(min=0, help="Threads inside an operator; 0 lets the runtime choose.")
@@ -35,7 +40,12 @@ def evaluate(
         typer.Option(metavar="R,G,B", help="Mean of pixels in 0 to 1."),
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Deviation of pixels.")] = None,
-    input_size: choices.InputSize = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H[xW]", help="Size of the images, where the file leaves it open; else 224."
+        ),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -44,6 +54,7 @@ def evaluate(
     Example: bitexport eval model.onnx --dataset cifar10 --data ~/data
     """
     del debug
+    from bitexport.errors import InputError
     from bitexport.evaluation import DataOptions, open_images, usual_batch
     from bitexport.evaluation import evaluate as measure
     from bitexport.graph.chains import as_given
@@ -62,7 +73,15 @@ def evaluate(
     )
     images = open_images(options, classifier.input_shape)
     usual = usual_batch(classifier.input_shape)
-    batch = batch or usual
+    fixed = classifier.fixed_batch
+    if batch and fixed and batch != fixed:
+        raise InputError(
+            f"{model}: it takes batches of one size",
+            got=f"--batch {batch}",
+            expected=fixed,
+            fix="Leave --batch out.",
+        )
+    batch = batch or fixed or usual
     spare = memory_for(classifier.input_shape, max(0, batch - usual))
     try:
         with (
@@ -75,6 +94,7 @@ def evaluate(
                 classifier.output_name,
                 images,
                 batch=batch,
+                whole=fixed is not None,
                 show=lambda share: None if bar is None else bar("", share, 1),
             )
     except ModelRefused as error:

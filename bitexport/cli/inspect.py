@@ -137,6 +137,8 @@ def _totals(found: Inspection) -> dict[str, int]:
 
 
 def _print(found: Inspection) -> None:
+    from bitexport.bench.wording import compression
+
     title = f"{found.arch} ({found.family})" if found.family else "a foreign ONNX model"
     show(f"{title}, {size(found.bytes)}")
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -163,7 +165,7 @@ def _print(found: Inspection) -> None:
         *_origin(found.metadata),
         f"{totals['weights']:,} weights, {_millions(totals['macs'])} MACs, "
         f"{_millions(totals['bops'])} BOPs",
-        f"{found.fp32_bytes / found.bytes:.1f}x smaller than float32 ({size(found.fp32_bytes)})",
+        compression(found.bytes, found.fp32_bytes),
         *(
             f"{layer.name} stayed dense: {found.dense_reasons[layer.name]}"
             for layer in found.layers

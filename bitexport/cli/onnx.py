@@ -117,6 +117,8 @@ def _as_json(report: ExportReport) -> dict[str, Any]:
 
 
 def _print(report: ExportReport, zero_weights: choices.ZeroWeightsChoice) -> None:
+    from bitexport.bench.wording import compression
+
     kept = [r for r in report.records if r.rule == "fold-batch-norm" and not r.applied]
     folded = sum(r.rule == "fold-batch-norm" and r.applied for r in report.records)
     quantized = sum(not layer.dense for layer in report.layers)
@@ -125,8 +127,7 @@ def _print(report: ExportReport, zero_weights: choices.ZeroWeightsChoice) -> Non
         ("output", f"{report.output}"),
         (
             "size",
-            f"{size(report.bytes)}, {report.fp32_bytes / report.bytes:.1f}x smaller than "
-            f"float32 ({size(report.fp32_bytes)})",
+            f"{size(report.bytes)}, {compression(report.bytes, report.fp32_bytes)}",
         ),
         ("layers", f"{quantized} quantized, {len(report.layers) - quantized} dense"),
         ("BatchNorm", f"{folded} folded, {len(kept)} kept as an affine (-v says why)"),

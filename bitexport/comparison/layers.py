@@ -239,6 +239,8 @@ def _sign_inputs(
     def remember(name: str, spec: BinaryConvSpec) -> Any:  # noqa: ANN401
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]
+            if x.dim() == 2:  # a linear layer, which is a convolution of one pixel
+                x = x[:, :, None, None]
             if spec.centered:
                 x = x - x.mean(dim=(1, 2, 3), keepdim=True)
             shifted = x - torch.from_numpy(spec.threshold).reshape(1, -1, 1, 1)

@@ -25,7 +25,7 @@ from bitexport.comparison.figures import (
     largest_difference,
     relative_l2,
 )
-from bitexport.errors import InputError
+from bitexport.errors import InputError, UnsupportedModel
 from bitexport.graph import THRESHOLD_NAME
 from bitexport.models.mask_rcnn import DETECTION_NAMES, Detector
 
@@ -182,5 +182,12 @@ def reference_run(module: nn.Module, images: FloatArray, names: Sequence[str]) -
 def _reference(module: nn.Module, images: FloatArray) -> tuple[FloatArray, ...]:
     with torch.inference_mode():
         result = module(torch.from_numpy(images))
-    tensors: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
+    tensors = result if isinstance(result, tuple) else (result,)
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise UnsupportedModel(
+            "the model's outputs cannot be compared",
+            got=f"a {type(result).__name__}",
+            expected="a tensor, or a tuple of tensors",
+            fix="Wrap the model in a module whose forward returns the logits alone.",
+        )
     return tuple(tensor.numpy() for tensor in tensors)

@@ -75,6 +75,7 @@ def evaluate(
     data: LabelledImages,
     *,
     batch: int,
+    whole: bool = False,
     show: Callable[[float], None] = lambda _: None,
 ) -> Accuracy:
     """Run a model on all images.
@@ -85,6 +86,7 @@ def evaluate(
         output_name: Gives logits [N, classes].
         data: The images and their labels.
         batch: Images a run; the last run has the rest.
+        whole: The model takes no fewer: the last run has some images again, uncounted.
         show: Called with the share that is done.
 
     Raises:
@@ -94,8 +96,11 @@ def evaluate(
     correct = correct_top5 = not_numbers = classes = 0
     for start in range(0, len(data), batch):
         images, labels = data.batch(start, min(start + batch, len(data)))
+        if whole:
+            images = np.resize(images, (batch, *images.shape[1:]))
         # A foreign file may give bytes or truth values, which have no negatives to sort.
         logits = np.asarray(runner.run({input_name: images})[output_name], np.float64)
+        logits = logits[: len(labels)]
         if logits.ndim != 2 or labels.max(initial=0) >= logits.shape[1]:
             raise InputError(
                 "the model and the data set do not fit",

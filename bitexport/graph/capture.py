@@ -161,15 +161,33 @@ def _export(
     except torch.onnx.OnnxExporterError as error:
         if isinstance(error.__cause__, OSError | MemoryError):  # the machine's fault
             raise error.__cause__ from None
+        if (refused := _own_refusal(error)) is not None:
+            raise refused from error
         first_line = str(error.__cause__ or error).strip().splitlines()[0]
         raise UnsupportedModel(
             f"torch could not export the model for inputs of shape {list(example.shape)}",
             got=first_line,
             expected="a model that torch.export can trace",
-            fix="Check --input-size; --debug shows torch's report.",
+            fix="Check the size of the images (--input-size); --debug shows torch's report.",
         ) from error
     finally:
         noisy.setLevel(level)
     if program is None:
         raise TypeError("torch.onnx.export returned nothing")
+    found = len(program.model.graph.outputs)
+    if found != len(outputs):
+        raise UnsupportedModel(
+            "the model returns something else than is exported",
+            got=f"{found} tensors",
+            expected=f"{len(outputs)}: {', '.join(outputs)}",
+            fix="Wrap the model in a module whose forward returns the logits alone.",
+        )
     return program.model
+
+
+def _own_refusal(error: BaseException) -> UnsupportedModel | None:
+    """What a stand-in said while torch traced it, which is plainer than torch's own words."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None and not isinstance(cause, UnsupportedModel):
+        cause = cause.__cause__ or cause.__context__
+    return cause

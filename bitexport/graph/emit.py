@@ -65,6 +65,17 @@ class _Node(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2 and self._is_linear():
+            return self._emit(x[:, :, None, None]).flatten(1)
+        return self._emit(x)
+
+    def _is_linear(self) -> bool:
+        """A convolution of one pixel, which vectors may go through as well."""
+        wshape = self.node.attributes["wshape"]
+        pixel = self.geometry is not None and self.geometry.pads == (0, 0, 0, 0)
+        return pixel and isinstance(wshape, tuple) and wshape[2:] == (1, 1)
+
+    def _emit(self, x: Tensor) -> Tensor:
         tensors = [x, *(self.get_buffer(name) for name in self.node.tensors)]
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{self.node.op.name}",
@@ -85,9 +96,10 @@ class _Node(nn.Module):
         if x.dim() != 4 or x.shape[1] != channels:
             raise UnsupportedModel(
                 "a quantized convolution gets a wrong input",
-                got=list(x.shape),
-                expected=f"[N, {channels}, H, W]",
-                fix="Check the architecture.",
+                got=["N", *x.shape[1:]],
+                expected=f"[N, {channels}, H, W]"
+                + (f" or [N, {channels}]" if self._is_linear() else ""),
+                fix="Check the architecture, or reshape in front of the layer.",
             )
         size = self.geometry.output_size((x.shape[2], x.shape[3]), (wshape[2], wshape[3]))
         return [x.shape[0], wshape[0], *size]
@@ -102,7 +114,7 @@ class _CenteredLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Called without __call__, so that all nodes belong to this module for the exporter.
-        centered = x - x.mean(dim=(1, 2, 3), keepdim=True)
+        centered = x - x.mean(dim=tuple(range(1, x.dim())), keepdim=True)
         return cast(Tensor, self.inner.forward(centered))
 
 

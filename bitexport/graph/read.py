@@ -29,6 +29,9 @@ __all__ = [
     "refusing_malformed",
 ]
 
+# Zip and pickle, as torch.save writes them.
+_CHECKPOINTS = (b"PK\x03\x04", b"\x80\x02")
+_EXPORT_FIRST = "Export it with `bitexport onnx` first."
 _LARGEST = 2 << 30
 _LARGEST_VALUE = 1 << 30
 _LARGEST_IMAGE = 1 << 24  # numbers: 64 MiB in float32
@@ -102,6 +105,8 @@ def _parsed(path: Path, data: bytes, library: OnnxLibrary) -> onnx.ModelProto:
         library.require_modest(data)
         proto.ParseFromString(data)
     except (OnnxRefusal, DecodeError, ValueError) as error:
+        if data.startswith(_CHECKPOINTS):
+            raise _no_model(path, "a file of torch.save", _EXPORT_FIRST) from error
         raise _no_model(path, error) from error
     if not proto.graph.node:
         raise _no_model(path, "a message without a graph")
@@ -243,11 +248,19 @@ def read_classifier(path: Path, size: tuple[int, int] | None = None) -> Classifi
         size: (H, W) where the file leaves them open; 224 x 224 by default.
 
     Raises:
-        InputError: It cannot be read, or has other inputs and outputs.
+        InputError: It cannot be read, has other inputs and outputs, or images of another size.
     """
     model, data = read_onnx(path)
     checked_layers(model, path)
-    return classifier_of(path, model, data, size)
+    classifier = classifier_of(path, model, data, size)
+    if size is not None and classifier.input_shape[1:] != size:
+        raise InputError(
+            f"{path}: it takes images of one size",
+            got="--input-size {}x{}".format(*size),
+            expected="{}x{}".format(*classifier.input_shape[1:]),
+            fix="Leave --input-size out, or export the model for images of that size.",
+        )
+    return classifier
 
 
 def classifier_of(
@@ -310,10 +323,12 @@ def _read(path: Path) -> bytes:
         raise _no_model(path, error.strerror) from error
 
 
-def _no_model(path: Path, got: object) -> InputError:
+def _no_model(
+    path: Path, got: object, fix: str = "Check the path, or export the model again."
+) -> InputError:
     return InputError(
         f"{path}: not an ONNX model",
         got=got,
         expected="an .onnx file below 2 GiB",
-        fix="Check the path, or export the model again.",
+        fix=fix,
     )

@@ -8,6 +8,7 @@ from bitexport.layers.adapters import float32_bytes, register_layer, spec_of
 from bitexport.layers.binary_conv import BinaryConv2d, SignInputConv2d
 from bitexport.layers.codebook import CodebookConv2d, CodebookConvTranspose2d, CodebookLinear
 from bitexport.layers.estimator import SignEstimator, StraightThrough
+from bitexport.layers.modes import evaluating
 from bitexport.layers.sign_conv import SignConv2d
 from bitexport.layers.zeros import ones_for_zeros
 
@@ -20,6 +21,7 @@ __all__ = [
     "SignEstimator",
     "SignInputConv2d",
     "StraightThrough",
+    "evaluating",
     "float32_bytes",
     "ones_for_zeros",
     "register_layer",
