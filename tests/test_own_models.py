@@ -131,6 +131,18 @@ def test_a_failed_export_does_too(tmp_path):
     assert all(layer.training for layer in model.modules())
 
 
+class Unspecified(SignConv2d):
+    """A layer whose adapter gives a table instead of a spec."""
+
+
+bitexport.register_layer(Unspecified, lambda layer: {"signs": layer.weight.sign()})
+
+
+def test_an_adapter_that_returns_no_spec_is_named(tmp_path):
+    with pytest.raises(UnsupportedModel, match="Unspecified returns no spec"):
+        bitexport.export(nn.Sequential(Unspecified(3, 4, 3)), IMAGES, tmp_path / "m.onnx")
+
+
 class Returning(nn.Module):
     """Gives back its convolution's result in some container."""
 

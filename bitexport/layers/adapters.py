@@ -37,10 +37,21 @@ def spec_of(layer: nn.Module) -> LayerSpec | None:
     """The spec of a quantized layer, or None for a layer that no adapter is registered for.
 
     None also for a transposed convolution whose outputs overlap, which no op computes.
+
+    Raises:
+        UnsupportedModel: Its adapter returns something else.
     """
     for cls in type(layer).__mro__:
         if cls in _ADAPTERS:
-            return _ADAPTERS[cls](layer)
+            spec = _ADAPTERS[cls](layer)
+            if spec is None or isinstance(spec, LayerSpec):
+                return spec
+            raise UnsupportedModel(
+                f"what was registered for layer class {cls.__qualname__} returns no spec",
+                got=type(spec).__name__,
+                expected="a spec of bitexport.spec, or None where torch exports the layer",
+                fix="Correct the function given to register_layer.",
+            )
     return None
 
 
@@ -63,7 +74,8 @@ def register_layer(cls: type[Layer], to_spec: ToSpec[Layer]) -> None:
 
     Args:
         cls: The class of the layer; its forward must compute what the spec says.
-        to_spec: Turns a layer in evaluation mode into its spec.
+        to_spec: Turns a layer in evaluation mode into its spec, or into None where torch is to
+            export it, with a dense weight.
 
     Raises:
         UnsupportedModel: The class is registered already.
