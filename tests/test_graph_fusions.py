@@ -325,6 +325,17 @@ def test_prelu_is_split_bit_for_bit(slopes, last):
     assert np.array_equal(got, prelu(x).detach().numpy())
 
 
+class ComputedSlopes(nn.Module):
+    def forward(self, x):
+        return torch.prelu(x, x.abs().mean(dim=(0, 2, 3)))
+
+
+def test_computed_slopes_stay():
+    graph, rules, _ = lowered(model := ComputedSlopes().eval())
+    assert ("split-prelu", False) in rules
+    check_equal(model, graph)
+
+
 class Affine(nn.Module):
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
