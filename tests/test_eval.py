@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,32 @@ def test_large_images_are_resized_and_cut(model: Path, tmp_path: Path) -> None:
     assert images[0, 0, 0].max() < 0.01
 
 
+def test_wide_images_keep_their_sides(tmp_path: Path) -> None:
+    """One of the input's size, grey, and one that is twice as wide and high before the cut."""
+    (tmp_path / "a").mkdir()
+    ramp = np.tile(np.arange(56, dtype=np.uint8) * 4, (28, 1))
+    Image.fromarray(ramp).save(tmp_path / "a" / "0.png")
+    large = np.zeros((128, 256, 3), np.uint8)
+    large[:, 128:] = (0, 255, 0)
+    Image.fromarray(large).save(tmp_path / "a" / "1.png")
+    options = DataOptions("imagefolder", tmp_path, mean=(0, 0, 0), std=(1, 1, 1))
+    images, _ = open_images(options, (3, 28, 56)).batch(0, 2)
+    np.testing.assert_array_equal(images[0], np.tile(ramp / np.float32(255), (3, 1, 1)))
+    assert images[1, 1, :, 30:].min() > 0.99 and images[1, 1, :, :26].max() < 0.01
+
+
+def test_a_limit_takes_images_of_the_whole_set(tmp_path: Path) -> None:
+    for label in range(5):
+        (tmp_path / str(label)).mkdir()
+        for index in range(4):
+            image = Image.fromarray(np.full((8, 8, 3), label, np.uint8))
+            image.save(tmp_path / str(label) / f"{index}.png")
+    options = DataOptions("imagefolder", tmp_path, limit=5, mean=(0, 0, 0), std=(1, 1, 1))
+    data = open_images(options, (3, 8, 8))
+    assert data.batch(0, 5)[1].tolist() == list(range(5))
+    np.testing.assert_allclose(data.sample(2)[:, 0, 0, 0] * 255, [0, 2], atol=1e-5)
+
+
 def test_digits_are_the_held_out_ones_of_training() -> None:
     data = open_images(DataOptions("digits"), (3, 16, 16))
     expected = load_digits()
@@ -120,7 +147,9 @@ def test_digits_are_the_held_out_ones_of_training() -> None:
     assert data.sample(7).shape == (7, 3, 16, 16)
 
 
-def test_statistics_of_the_file_win_over_the_usual_ones(model: Path, tmp_path: Path) -> None:
+def test_statistics_of_the_file_win_over_the_usual_ones_and_given_ones_over_these(
+    model: Path, tmp_path: Path
+) -> None:
     pixels = random_pixels(16, 1)[0]
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels).save(tmp_path / "a" / "x.png")
@@ -130,6 +159,9 @@ def test_statistics_of_the_file_win_over_the_usual_ones(model: Path, tmp_path: P
     mean, std = (np.array(x)[:, None, None] for x in ([0.1, 0.2, 0.3], [1, 2, 4]))
     want = (pixels.transpose(2, 0, 1) / 255 - mean) / std
     np.testing.assert_allclose(images[0], want, atol=1e-6)
+    own = replace(options, mean=(0, 0, 0), std=(1, 1, 1))
+    images, _ = open_images(own, (3, 16, 16)).batch(0, 1)
+    np.testing.assert_allclose(images[0], pixels.transpose(2, 0, 1) / 255, atol=1e-6)
     proto = onnx.load(model)
     entry = proto.metadata_props.add()
     entry.key, entry.value = "bitexport.preprocessing", "not json"

@@ -176,6 +176,30 @@ def test_a_broadcast_summand_is_no_residual():
     check_equal(model, graph)
 
 
+class SumReadTwice(nn.Module):
+    """A convolution with something added that could join it, and another reader before that."""
+
+    def __init__(self, *, shift: bool) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(6, 6, 3, padding=1)
+        self.move = nn.Parameter(torch.randn(1, 6, 1, 1)) if shift else None
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y.mean(dim=(2, 3), keepdim=True) * (y + (x if self.move is None else self.move))
+
+
+@pytest.mark.parametrize(
+    ("shift", "rule"), [(False, "fuse-residual"), (True, "fold-channel-shift")]
+)
+def test_what_is_added_behind_another_reader_stays(shift, rule):
+    model = randomized(SumReadTwice(shift=shift))
+    graph, rules, _ = lowered(model)
+    assert (rule, False) in rules
+    assert "Add" in ops(graph)
+    check_equal(model, graph)
+
+
 # ---- Activations --------------------------------------------------------------------------------
 
 
@@ -299,6 +323,17 @@ def test_prelu_is_split_bit_for_bit(slopes, last):
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
     got = session.run(None, {"input": x.numpy()})[0]
     assert np.array_equal(got, prelu(x).detach().numpy())
+
+
+class ComputedSlopes(nn.Module):
+    def forward(self, x):
+        return torch.prelu(x, x.abs().mean(dim=(0, 2, 3)))
+
+
+def test_computed_slopes_stay():
+    graph, rules, _ = lowered(model := ComputedSlopes().eval())
+    assert ("split-prelu", False) in rules
+    check_equal(model, graph)
 
 
 class Affine(nn.Module):

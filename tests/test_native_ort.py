@@ -62,6 +62,7 @@ CASES = {
     "pads larger than the kernel": ((1, 33, 4, 5), 6, (3, 3), ConvGeometry(pads=(4, 0, 1, 5))),
     "one row": ((1, 32, 1, 40), 8, (3, 3), SAME),
     "batch 8": ((8, 64, 14, 14), 64, (3, 3), SAME),
+    "more images than a cache holds": ((5, 512, 40, 40), 4, (3, 3), SAME),
 }
 
 

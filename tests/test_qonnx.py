@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -320,6 +321,21 @@ def negative_scale_and_pool(net: Network) -> str:
     return net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.5))
 
 
+def channel_scales_and_pool(net: Network) -> str:
+    a = net.bipolar("image", net.rng.uniform(0.5, 1, (1, 3, 1, 1)))
+    x = net.node("MaxPool", a, kernel_shape=[2, 2])
+    return net.conv(x, net.bipolar(net.weight(4, 3, 3, 3), 0.5))
+
+
+def gemm_with(**factors: float) -> Callable[[Network], str]:
+    def build(net: Network) -> str:
+        x = net.node("Flatten", "image")
+        weight = net.bipolar(net.weight(5, 3 * SIZE * SIZE), 0.5)
+        return net.node("Gemm", x, weight, net.weight(5), transB=1, **factors)
+
+    return build
+
+
 def two_readers(net: Network) -> str:
     a = net.bipolar("image", 0.5)
     y = net.conv(a, net.bipolar(net.weight(3, 3, 3, 3), 0.5), pads=[1] * 4)
@@ -337,6 +353,9 @@ def unsigned_with_zero_point(net: Network) -> str:
         (scales_along_inputs, "Conv"),
         (activation_scales_per_channel, "SignConv"),
         (negative_scale_and_pool, "SignConv"),
+        (channel_scales_and_pool, "SignConv"),
+        (gemm_with(alpha=0.5), "Gemm"),
+        (gemm_with(beta=0.5), "Gemm"),
         (two_readers, "BinaryConvAdd"),
         (unsigned_with_zero_point, "SignConv"),
         # One signed bit is -1 or +1 with any scale and zero point.

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bitexport.errors import InputError, RuntimeFailure
+from bitexport.layers import BinaryConv2d
 from training import cli
 from training.datasets import DataOptions, ImageData, open_data
 from training.recipe import Recipe, load_recipe, recipe_names, with_epochs
-from training.schedules import cycle_lengths, learning_rate
+from training.schedules import cycle_lengths, learning_rate, make_optimizer
 from training.trainer import Outcome, RunOptions, train
 
 ROOT = Path(__file__).parents[1]
@@ -241,6 +243,21 @@ def test_learning_rates_of_the_papers() -> None:
     assert learning_rate(siman, 0, 0) == pytest.approx(0.02)
     assert learning_rate(siman, 5, 0) == pytest.approx(0.1)
     assert learning_rate(siman, 399, 0) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "latents"), [("siman-resnet20", 0), ("rbnn-resnet20", 1e-4)])
+def test_the_penalty_of_the_latent_weights_is_the_recipes(name: str, latents: float) -> None:
+    recipe = load_recipe(name, "cifar10")
+    stage = recipe.stages["binary"]
+    conv = BinaryConv2d(3, 4, 3)
+    norm = nn.BatchNorm2d(4)
+    optimizer = make_optimizer(nn.Sequential(conv, norm), stage)
+    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert found.keys() == {id(p) for p in (*conv.parameters(), *norm.parameters())}
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    assert found[id(conv.weight)]["weight_decay"] == latents
+    assert {found[id(p)]["weight_decay"] for p in norm.parameters()} == {stage.weight_decay}
 
 
 # --- errors ---

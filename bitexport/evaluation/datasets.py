@@ -269,7 +269,6 @@ def _pillow_reader(
                 expected="an image file",
                 fix="Remove or replace the damaged file.",
             ) from error
-        image = image.convert("RGB")
         if image.size != (width, height):
             image = cut(resize(image))
         pixels: FloatArray = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)

@@ -22,7 +22,6 @@ from torch import Tensor
 
 __all__ = ["Quantized", "assign", "quantize_blocks", "weighted_error"]
 
-_NUDGE = 1e-8
 _CHUNK = 1 << 16
 _SPLITS = 8
 
@@ -58,7 +57,7 @@ def quantize_blocks(
         sample_inputs: Draws A, float [rows, d]; called once an iteration.
         centroids: K, at most n.
         iterations: Of the E- and M-step; the codes come from one more E-step.
-        generator: Of the initial centroids and of the nudges, on the CPU.
+        generator: Of the initial centroids and of the splits, on the CPU.
     """
     blocks = blocks.double()
     start = torch.randperm(len(blocks), generator=generator)[:centroids]
@@ -68,7 +67,7 @@ def quantize_blocks(
         gram = _gram(sample_inputs())
         root, projection = _root_and_projection(gram)
         codes = assign(blocks, codebook, root)
-        resolved += _fill_empty(blocks, codebook, codes, root, generator)
+        resolved += _fill_empty(blocks, codes, centroids, root, generator)
         codebook = _means(blocks, codes, codebook) @ projection
         objective.append(weighted_error(blocks, codebook[codes], gram))
     # float16 is what the file holds; the codes are chosen for it.
@@ -117,13 +116,14 @@ def _means(blocks: Tensor, codes: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _fill_empty(
-    blocks: Tensor, codebook: Tensor, codes: Tensor, root: Tensor, generator: torch.Generator
+    blocks: Tensor, codes: Tensor, centroids: int, root: Tensor, generator: torch.Generator
 ) -> int:
-    """Split populated clusters until none is empty; codebook and codes are changed in place.
+    """Split populated clusters until none is empty; codes are changed in place.
 
-    A cluster of equal blocks cannot be split; after a few tries it is left alone.
+    A plane through its mean splits a cluster, as two centroids near the mean would. A cluster of
+    equal blocks cannot be split; after a few tries it is left alone.
     """
-    counts = torch.bincount(codes, minlength=len(codebook))
+    counts = torch.bincount(codes, minlength=centroids)
     empty = (counts == 0).nonzero().flatten().tolist()
     filled = 0
     for hole in empty:
@@ -131,18 +131,13 @@ def _fill_empty(
             fullest = int(counts.argmax())
             if int(counts[fullest]) < 2:
                 return filled
-            nudge = torch.randn(codebook.shape[1], generator=generator, dtype=torch.float64)
-            nudge = nudge.to(codebook.device) * _NUDGE
+            across = torch.randn(blocks.shape[1], generator=generator, dtype=torch.float64)
             members = (codes == fullest).nonzero().flatten()
-            centre = _means(blocks[members], torch.zeros_like(members), codebook[:1])[0]
-            pair = torch.stack([centre - nudge, centre + nudge])
-            # Which of two near centroids is nearer is a matter of the side of a plane; a
-            # difference of distances would be lost in rounding.
-            side = ((blocks[members] - centre) @ root.T) @ (root @ nudge) > 0
+            centred = blocks[members] - blocks[members].mean(dim=0)
+            side = (centred @ root.T) @ (root @ across.to(blocks.device)) > 0
             moved = members[side]
             if not 0 < len(moved) < len(members):
                 continue
-            codebook[fullest], codebook[hole] = pair[0], pair[1]
             codes[moved] = hole
             counts[fullest] -= len(moved)
             counts[hole] = len(moved)

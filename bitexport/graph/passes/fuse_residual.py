@@ -46,7 +46,7 @@ def _fuse(conv: ir.Node, add: ir.Node, residual: ir.Value | None) -> Record:
     layer, output = conv.name or "", conv.outputs[0]
     if residual is None or constant(residual) is not None or residual.shape != output.shape:
         return Record(_RULE, layer, False, f"{add.name!r} adds something of another shape")
-    if len(output.uses()) > 1 or output.is_graph_output() or residual is output:
+    if len(output.uses()) > 1 or output.is_graph_output():
         return Record(_RULE, layer, False, f"other nodes read {layer!r} too")
     fused = ir.node(
         "BinaryConvAdd",
