@@ -10,11 +10,11 @@ Each layer is a model of its own: our op (packing, threshold, scale and bias inc
 library, a float32 convolution, and a statically quantized int8 one with its QuantizeLinear and
 DequantizeLinear. X and Y are bound to memory of ONNX Runtime's own, as inside a network: no run
 copies them. The three sessions take turns of some milliseconds, the first run of which is not
-timed: X was written just before, as by the layer before. With --single a turn is a single run,
-which finds X, Y and the weights driven out of a core's caches by the other two. Threads spin within
-a run, as they do by default, and stop at its end. The figures are medians of the ratios of
-neighbouring turns, and their geometric mean over the layers; a last line has that of the least
-times, which other programs on the machine disturb less.
+timed: X was written just before and the threads are awake, as behind the layer before. With
+--single a turn is a single run, which finds X, Y and the weights driven out of a core's caches by
+the other two, and has to wake its threads. The figures are medians of the ratios of neighbouring
+turns, and their geometric mean over the layers; a last line has that of the least times, which
+other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ from bitexport.runtimes.libraries import cpu_kernel
 from bitexport.spec import BinaryConvSpec, ConvGeometry
 
 TURN_SECONDS = 0.0025
+# After a run, threads look for work for so long before they sleep: longer than from one run to the
+# next, and over before the turn of the next session.
+SPIN_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,17 @@ def int8_model(model: onnx.ModelProto, image: np.ndarray) -> onnx.ModelProto:
         return onnx.load(target)
 
 
-def make_session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
+def make_session(
+    model: onnx.ModelProto, threads: int, spin_seconds: float
+) -> onnxruntime.InferenceSession:
     """A session on the CPU that knows our ops."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if spin_seconds > 0:
+        spin = str(round(1e6 * spin_seconds))
+        options.add_session_config_entry("session.intra_op.spin_duration_us", spin)
+    else:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     options.register_custom_ops_library(str(bitexport.op_library_path()))
     return onnxruntime.InferenceSession(
@@ -213,7 +222,8 @@ class BoundSession:
         return (time.perf_counter() - start) / runs
 
     def turn(self) -> float:
-        """Wall time of a run that has the caches to itself."""
+        """Wall time of a run that has the caches and processors to itself."""
+        time.sleep(2 * SPIN_SECONDS)
         return self.seconds(math.ceil(TURN_SECONDS / self.seconds()))
 
 
@@ -231,7 +241,8 @@ def measure(
     )
     dense = float32_model(layer, rng)
     models = (binary_model(layer, rng), dense, int8_model(dense, image))
-    sessions = [BoundSession(make_session(model, threads), image) for model in models]
+    spin = 0.0 if single else SPIN_SECONDS
+    sessions = [BoundSession(make_session(model, threads, spin), image) for model in models]
     times: list[tuple[float, ...]] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(times) < 5:
