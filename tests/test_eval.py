@@ -294,6 +294,17 @@ def test_more_labels_than_classes_are_refused() -> None:
         evaluate(Two(), "input", "logits", data, batch=64)
 
 
+@pytest.mark.parametrize("shape", [(), (64,), (1, 10), (100, 10)])
+def test_other_logits_than_a_row_for_each_image_are_refused(shape: tuple[int, ...]) -> None:
+    class Other:
+        def run(self, _inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {"logits": np.zeros(shape, np.float32)}
+
+    data = open_images(DataOptions("digits"), (3, 8, 8))
+    with pytest.raises(InputError, match="do not fit"):
+        evaluate(Other(), "input", "logits", data, batch=64)
+
+
 def test_images_beyond_all_measure(folder: Path) -> None:
     """A model may claim them; the small side of a picture would be drawn out to the long one."""
     with pytest.raises(InputError, match="too large images"):

@@ -90,7 +90,7 @@ def evaluate(
         show: Called with the share that is done.
 
     Raises:
-        InputError: A label lies beyond the model's classes.
+        InputError: The model gives no row of logits for each image, or a label lies beyond them.
         RuntimeFailure: The runtime refuses an input.
     """
     correct = correct_top5 = not_numbers = classes = 0
@@ -100,14 +100,15 @@ def evaluate(
             images = np.resize(images, (batch, *images.shape[1:]))
         # A foreign file may give bytes or truth values, which have no negatives to sort.
         logits = np.asarray(runner.run({input_name: images})[output_name], np.float64)
-        logits = logits[: len(labels)]
-        if logits.ndim != 2 or labels.max(initial=0) >= logits.shape[1]:
+        rows = logits.ndim == 2 and len(logits) == len(images)
+        if not rows or labels.max(initial=0) >= logits.shape[1]:
             raise InputError(
                 "the model and the data set do not fit",
                 got=f"logits of shape {list(logits.shape)}",
-                expected=f"[N, classes] with at least {data.classes} classes",
+                expected=f"[{len(images)}, classes] with at least {data.classes} classes",
                 fix="Name the data set that the model was trained for.",
             )
+        logits = logits[: len(labels)]
         classes = logits.shape[1]
         unordered = np.isnan(logits).any(axis=1)
         not_numbers += int(unordered.sum())
