@@ -356,6 +356,19 @@ def test_a_fixed_batch_is_kept_to_and_filled_up(model: Path, fixed: Path, folder
     assert "batches of one size (got --batch 4, expected 3). Leave --batch out." in outcome.err
 
 
+@pytest.mark.parametrize("size", [-1, 0])
+def test_a_batch_below_1_is_any(model: Path, folder: Path, tmp_path: Path, size: int) -> None:
+    proto = onnx.load(model)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    assert read_classifier(path).fixed_batch is None
+    if size:
+        arguments = ("--dataset", "imagefolder", "--data", folder, "--json")
+        free, negative = (run("eval", each, *arguments).json for each in (model, path))
+        assert negative == {**free, "model": str(path)}
+
+
 def test_bench_keeps_to_a_fixed_batch(fixed: Path) -> None:
     quick = ("--duration", "0", "--no-memory", "--runtimes", "ort", "--json", "-")
     outcome = run("bench", fixed, "--batch", "8,3", "--precisions", "fp32,int8", "--layers", *quick)

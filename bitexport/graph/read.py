@@ -294,6 +294,7 @@ def classifier_of(
             expected=f"images of 1 to {_LARGEST_IMAGE} numbers",
             fix="Name another model, or a smaller --input-size.",
         )
+    batch = _size(shape, 0)
     return Classifier(
         data=data,
         input_name=inputs[0].name or "",
@@ -301,7 +302,8 @@ def classifier_of(
         input_shape=(channels, height, width),
         preprocessing=model.metadata_props.get("bitexport.preprocessing", ""),
         classes=_size(outputs[0].shape, -1),
-        fixed_batch=_size(shape, 0),
+        # Some exporters write -1 for any, which ONNX Runtime takes as such.
+        fixed_batch=batch if batch is not None and batch > 0 else None,
         own_ops=any(node.domain == DOMAIN for node in model.graph),
     )
 
