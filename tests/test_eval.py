@@ -369,6 +369,15 @@ def test_a_batch_below_1_is_any(model: Path, folder: Path, tmp_path: Path, size:
         assert negative == {**free, "model": str(path)}
 
 
+def test_bench_measures_the_accuracy_with_a_fixed_batch(fixed: Path, folder: Path) -> None:
+    data = ("--dataset", "imagefolder", "--data", folder, "--limit", "10")
+    quick = ("--duration", "0", "--no-memory", "--runtimes", "ort", "--precisions", "fp32")
+    outcome = run("bench", fixed, "--batch", "3", *data, *quick, "--json", "-")
+    top1 = run("eval", fixed, *data, "--json").json["top1"]
+    assert top1 > 0
+    assert [each["accuracy"] for each in outcome.json["runs"]] == [top1] * 2
+
+
 def test_bench_keeps_to_a_fixed_batch(fixed: Path) -> None:
     quick = ("--duration", "0", "--no-memory", "--runtimes", "ort", "--json", "-")
     outcome = run("bench", fixed, "--batch", "8,3", "--precisions", "fp32,int8", "--layers", *quick)

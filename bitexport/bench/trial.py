@@ -77,14 +77,16 @@ def accuracy(
         show: Called with the share that is done.
 
     Returns:
-        None where there is no data set, the twin was never trained, or it takes no short batch.
+        None where there is no data set, the twin was never trained, or it takes batches of
+        several sizes, but no short one.
 
     Raises:
         InputError: The model is refused, or does not fit the data set.
     """
     smallest, largest = case.batches
-    # The last batch of a data set is a short one.
-    if options.data is None or not case.same_function or smallest > 1:
+    whole = smallest == largest
+    # The last batch of a data set is a short one, which a fixed batch has filled up.
+    if options.data is None or not case.same_function or not (whole or smallest == 1):
         return None
     subject = case.subject
     here = case.built is not None or case.runtime in {each.name for each in ENGINE_RUNTIMES}
@@ -95,7 +97,8 @@ def accuracy(
                 subject.input_name,
                 subject.output_name,
                 labelled(subject, options.data),
-                batch=min(usual_batch(subject.input_shape), largest),
+                batch=largest if whole else min(usual_batch(subject.input_shape), largest),
+                whole=whole,
                 show=show,
             )
     except ModelRefused as error:
