@@ -145,6 +145,25 @@ def test_bench_tries_all_that_it_runs(
     assert model.name in outcome.stderr
 
 
+def test_bench_tries_a_fixed_batch_whatever_is_asked_for(deadly: Path, tmp_path: Path) -> None:
+    """One that ends a process only as it runs: what its images divide by is -1."""
+    del deadly  # which says whether there is such a thing here
+    nodes = [
+        helper.make_node("ReduceMax", ["input"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "nought"], ["zero"]),
+        helper.make_node("Sub", ["zero", "one"], ["minus one"]),
+        helper.make_node("Cast", ["minus one"], ["denominator"], to=TensorProto.INT32),
+        helper.make_node("Div", ["smallest", "denominator"], ["quotient"]),
+    ]
+    constants = {"smallest": np.int32(DEADLY[0]), "nought": np.float32(0), "one": np.float32(1)}
+    path = save_scaling(tmp_path / "fixed.onnx", nodes, constants)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(model, path)
+    arguments = ("--no-memory", "--duration", "0", "--runtimes", "ort", "--precisions", "fp32")
+    assert_refused(run_process("bench", path, *arguments, cwd=tmp_path))
+
+
 def test_a_qonnx_file_that_ends_the_process_is_refused(deadly: Path, tmp_path: Path) -> None:
     del deadly  # which says whether there is such a thing here
     net = Network()

@@ -58,7 +58,8 @@ def _run(name: str, subject: Subject, options: BenchOptions) -> None:
 
 def _feeds(subject: Subject, options: BenchOptions) -> Iterator[Arrays]:
     """One at a time, as large batches are large."""
-    for batch in options.batches:
+    batches = options.batches if subject.fixed_batch is None else (subject.fixed_batch,)
+    for batch in batches:
         yield feed(subject, batch, options)
     if "int8" in options.precisions:
         for images in calibration(subject, options):
