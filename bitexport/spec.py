@@ -92,7 +92,6 @@ class SignConvSpec:
     geometry: ConvGeometry = field(default_factory=ConvGeometry)
 
     def __post_init__(self) -> None:
-        _require_array("signs", self.signs)
         _require_shape("signs", self.signs, 4)
         if self.signs.dtype == np.bool_:
             raise UnsupportedModel(
@@ -296,6 +295,7 @@ def _require_array(name: str, array: object) -> None:
 
 
 def _require_shape(name: str, array: npt.NDArray[Any], rank: int) -> None:
+    _require_array(name, array)
     if array.ndim != rank or 0 in array.shape:
         raise UnsupportedModel(
             f"{name} has a wrong shape",
@@ -313,6 +313,13 @@ def _require_per_channel(name: str, array: Float32Array, channels: int) -> None:
             got=list(array.shape),
             expected=[channels],
             fix="Give one value per channel.",
+        )
+    if array.dtype != np.float32:
+        raise UnsupportedModel(
+            f"{name} has a wrong type",
+            got=str(array.dtype),
+            expected="float32",
+            fix=f"Give {name}.astype(np.float32).",
         )
     if not np.isfinite(array).all() and name != "threshold":
         raise UnsupportedModel(

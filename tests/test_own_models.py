@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import bitexport
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
 from bitexport.layers import SignConv2d
-from bitexport.spec import BinaryConvSpec, ConvGeometry, SignConvSpec
+from bitexport.spec import BinaryConvSpec, CodebookLinearSpec, ConvGeometry, SignConvSpec
 
 IMAGES = torch.zeros(1, 3, 8, 8)
 FEATURES, CLASSES = 64, 10
@@ -176,6 +176,8 @@ def test_an_example_that_is_no_batch_of_images(example, tmp_path):
         ("scale", torch.ones(4), "layer '0': scale is no numpy array"),
         ("scale", nn.Parameter(torch.ones(4)), "layer '0': scale is no numpy array"),
         ("bias", 0.0, "layer '0': bias is no numpy array"),
+        ("scale", np.ones(4), r"layer '0': scale has a wrong type \(got float64"),
+        ("threshold", np.zeros(3), r"layer '0': threshold has a wrong type \(got float64"),
         ("signs", torch.ones(4, 3, 1, 1), "layer '0': signs is no numpy array"),
         ("signs", np.ones((4, 3, 1, 1), np.bool_), "layer '0': sign weights are truth values"),
     ],
@@ -183,6 +185,18 @@ def test_an_example_that_is_no_batch_of_images(example, tmp_path):
 def test_a_spec_of_other_things_than_arrays(field, value, words, tmp_path):
     with pytest.raises(UnsupportedModel, match=words):
         bitexport.export(nn.Sequential(Mistaken(**{field: value})), IMAGES, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("codes", [[0, 1], [1, 0]]), ("codes", torch.zeros(2, 2)), ("codebook", torch.zeros(2, 3))],
+)
+def test_a_codebook_of_other_things_than_arrays(field, value):
+    ones = np.ones(2, np.float32)
+    codes, codebook = np.array([[0, 1], [1, 0]], np.uint16), np.zeros((2, 3), np.float16)
+    right = CodebookLinearSpec(codes, codebook, (2, 6), ones, ones)
+    with pytest.raises(UnsupportedModel, match=f"{field} is no numpy array"):
+        replace(right, **{field: value})
 
 
 @pytest.mark.parametrize(
