@@ -289,7 +289,17 @@ def _verify(
     runtime = runtime_named("ort")
     shape = lowered.graph.graph.inputs[0].shape
     images = sample_input(_input_shape(model, options), None if shape is None else shape[0])
-    expected = reference_run(model.module, images, model.outputs)
+    try:
+        expected = reference_run(model.module, images, model.outputs)
+    except RuntimeError as error:
+        if model.family != OWN_FAMILY:
+            raise
+        raise UnsupportedModel(
+            "torch cannot run the model",
+            got=next(iter(str(error).splitlines()), type(error).__name__),
+            expected=f"a model that takes images of shape {list(images.shape)}",
+            fix="Check what its layers get: an nn.Conv2d of 1-bit weights takes no vectors, say.",
+        ) from error
     got = runtime.load(data).run({"input": images, **expected.inputs})
     binary = model.binary_activations or any(x.binary_activations for x in lowered.layers)
     tolerance = Tolerance.for_model(binary_activations=binary, float16=options.float16)

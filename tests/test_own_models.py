@@ -116,6 +116,13 @@ def test_a_convolution_that_gets_vectors_is_refused_in_our_words(tmp_path):
         bitexport.export(model, IMAGES, tmp_path / "m.onnx")
 
 
+def test_a_convolution_of_one_pixel_that_torch_gives_no_vectors_is_refused(tmp_path):
+    model = nn.Sequential(nn.Flatten(), SignConv2d(192, 4, 1)).eval()
+    with pytest.raises(UnsupportedModel, match="torch cannot run the model"):
+        bitexport.export(model, IMAGES, tmp_path / "m.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_an_export_leaves_every_layer_in_its_mode(training, tmp_path):
     model = nn.Sequential(SignConv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train(training)
