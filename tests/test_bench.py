@@ -135,6 +135,40 @@ def test_twin_keeps_the_activation_of_its_layer(activation: nn.Module, kinds: li
     assert relative_error(got, want.numpy()) < 1e-5
 
 
+@pytest.mark.parametrize("ternary", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_twin_of_a_layer_in_parts_has_its_geometry_and_bias(groups: int, ternary: bool) -> None:
+    """The parts are there for weights, and for activations, of exactly 0."""
+    torch.manual_seed(0)
+    conv = BinaryConv2d(
+        8, 6, 3, stride=(2, 1), padding=(2, 1), dilation=(1, 2), groups=groups, bias=True
+    )
+    norm = nn.BatchNorm2d(6)
+    for parameter in (*conv.parameters(), *norm.parameters(), norm.running_mean):
+        nn.init.normal_(parameter)
+    with torch.no_grad():
+        conv.weight[1::2, 0] = 0
+    captured = capture(
+        nn.Sequential(conv, norm).eval(), (8, 9, 7), ternary=("0",) if ternary else ()
+    )
+    lower(captured.graph)
+    parts = sum(node.op_type.startswith("BinaryConv") for node in captured.graph.graph)
+    assert parts == (4 if ternary else 2)
+    assert to_dense(captured.graph)
+    # A BatchNorm stays behind four parts, as it does in the exported graph.
+    kinds = [node.op_type for node in captured.graph.graph]
+    assert kinds == (["Conv", "Mul", "Add"] if ternary else ["Conv"])
+    x = np.random.default_rng(0).standard_normal((2, 8, 9, 7), dtype=np.float32)
+    latent = conv.weight.detach()
+    dense = nn.Conv2d(8, 6, 3, stride=(2, 1), padding=(2, 1), dilation=(1, 2), groups=groups)
+    with torch.no_grad():
+        dense.weight.copy_(torch.sign(latent) * latent.abs().mean(dim=(1, 2, 3), keepdim=True))
+        dense.bias.copy_(conv.bias)
+        want = norm(dense(torch.from_numpy(x))).numpy()
+    got = logits(ir.to_proto(captured.graph).SerializeToString(), x)
+    assert relative_error(got, want) < 1e-5
+
+
 def test_int8_twin_runs_on_integer_kernels(exported: dict[str, Path]) -> None:
     from bitexport.runtimes.ort_profile import profile_nodes
 
