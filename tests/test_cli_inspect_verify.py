@@ -542,9 +542,10 @@ class TestInputs:
         assert run("verify", wrn.output, "--inputs", path, "--rel-l2", "0.01").code == 0
 
     def test_checkpoint_beats_recorded_logits(
-        self, wrn: Export, images: Images, npz: Callable[..., Path]
+        self, wrn: Export, images: Images, recorded: Images, npz: Callable[..., Path]
     ) -> None:
-        outcome = run("verify", wrn.output, wrn.checkpoint, "--inputs", npz(input=images), "--json")
+        path = npz(input=images, logits=np.roll(recorded, 1, axis=1))
+        outcome = run("verify", wrn.output, wrn.checkpoint, "--inputs", path, "--json")
         assert (outcome.code, outcome.json["samples"]) == (0, len(images))
 
     @pytest.mark.parametrize(
