@@ -64,6 +64,7 @@ def test_twin_of_quantized_weights_computes_the_same(exported: dict[str, Path], 
     assert relative_error(logits(twin, images), expected) < (1e-3 if kind == "half" else 1e-5)
     proto = onnx.load_model_from_string(twin)
     assert {node.domain for node in proto.graph.node} == {""} and not proto.functions
+    assert kind != "half" or all(node.op_type != "Cast" for node in proto.graph.node)
     assert {t.data_type for t in proto.graph.initializer} <= {
         onnx.TensorProto.FLOAT,
         onnx.TensorProto.INT64,
@@ -133,6 +134,22 @@ def test_twin_keeps_the_activation_of_its_layer(activation: nn.Module, kinds: li
     want = activation(nn.functional.conv2d(torch.from_numpy(x), weight, padding=1)).detach()
     got = logits(ir.to_proto(captured.graph).SerializeToString(), x)
     assert relative_error(got, want.numpy()) < 1e-5
+
+
+def test_twin_keeps_a_difference_that_is_no_mean() -> None:
+    class Difference(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = BinaryConv2d(8, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x - x.amax(dim=1, keepdim=True))
+
+    captured = capture(Difference().eval(), (8, 6, 6))
+    lower(captured.graph)
+    assert to_dense(captured.graph)
+    kinds = sorted(node.op_type for node in captured.graph.graph)
+    assert kinds == ["Conv", "ReduceMax", "Sub"]
 
 
 @pytest.mark.parametrize("ternary", [False, True])
