@@ -138,8 +138,17 @@ def test_resuming_between_stages_and_when_done(tmp_path: Path) -> None:
 
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     run(small(), tmp_path)
-    with pytest.raises(InputError, match="other settings"):
-        run(small(), tmp_path, seed=1, resume=True)
+    others: tuple[dict[str, Any], ...] = (
+        {"seed": 1},
+        {"precision": "bfloat16"},
+        {"teacher": tmp_path / "teacher.pth"},
+        {"start": tmp_path / "checkpoint.pth.tar"},
+        {"accumulate": 2},
+        {"limit": 96},
+    )
+    for other in others:
+        with pytest.raises(InputError, match="other settings"):
+            run(small(), tmp_path, resume=True, **other)
     (tmp_path / "resume.pt").write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot resume"):
         run(small(), tmp_path, resume=True)
