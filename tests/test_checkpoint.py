@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from forged_checkpoints import Storage, Tensor, pickled, write_legacy, write_zip
+from forged_checkpoints import Call, Storage, Tensor, pickled, write_legacy, write_zip
 
 import bitexport.checkpoint
 from bitexport.checkpoint import Checkpoint, flatten_state, read_checkpoint
@@ -75,6 +75,8 @@ def test_nested_state_with_training_beside_it(tmp_path: Path, container: str, ke
         "epoch": 7,
         key: state,
         "best_top1_acc": torch.tensor(62.5),
+        "best_top5_acc": torch.tensor([84.25]),
+        "class_weights": torch.ones(3),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "parameters": [parameter],
@@ -84,7 +86,8 @@ def test_nested_state_with_training_beside_it(tmp_path: Path, container: str, ke
     checkpoint = read_checkpoint(save(tmp_path / "c.pth.tar", root, container))
 
     assert_same(checkpoint, state)
-    assert checkpoint.metadata == {"epoch": 7, "best_top1_acc": 62.5, "resumed": True}
+    scalars = {"epoch": 7, "best_top1_acc": 62.5, "best_top5_acc": 84.25, "resumed": True}
+    assert checkpoint.metadata == scalars
 
 
 def test_model_may_be_a_name_beside_the_state(tmp_path: Path) -> None:
@@ -97,11 +100,14 @@ def test_model_may_be_a_name_beside_the_state(tmp_path: Path) -> None:
 
 
 def test_flat_state_with_training_beside_it(tmp_path: Path) -> None:
-    root = {**small_state(), "epoch": 3, "optimizer_state": {"x": torch.ones(2)}}
+    # A layer may be called like what training keeps, and have a scalar of its own.
+    state = {**small_state(), "scaler.weight": torch.ones(3)}
+    root = {**state, "head.n_blocks": 4, "epoch": 3, "optimizer_state": {"x": torch.ones(2)}}
 
     checkpoint = read_checkpoint(save(tmp_path / "c.pth", root))
 
-    assert_same(checkpoint, small_state())
+    assert_same(checkpoint, state)
+    assert checkpoint.values["head.n_blocks"] == 4
     assert checkpoint.metadata == {"epoch": 3}
 
 
@@ -154,11 +160,14 @@ def test_parameters_come_back_plain_and_detached(tmp_path: Path) -> None:
 
 def test_unusual_but_harmless_content(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(4, 6)
+    empty = torch.zeros(0, 4)
     state = {
         "transposed": base.t(),
         "slice": base[1:3, 2:],
         "scalar": torch.tensor(3),
-        "empty": torch.zeros(0, 4),
+        "empty": empty,
+        "empty in another type": empty.view(torch.int16),
+        "empty rows": torch.zeros(5, 0),
         "u16": torch.arange(3).to(torch.uint16),
         "f8": torch.ones(2).to(torch.float8_e4m3fn),
         "bf16": torch.ones(2).bfloat16(),
@@ -250,6 +259,33 @@ def test_repacked_zip(tmp_path: Path) -> None:
             for name in old.namelist():
                 new.writestr(name, old.read(name))
         assert_same(read_checkpoint(repacked), small_state())
+
+
+def test_zip_whose_directory_counts_in_64_bits(tmp_path: Path) -> None:
+    """As in files of 4 GiB and more; other extra fields may come first."""
+    path = save(tmp_path / "c.pth", small_state())
+    with zipfile.ZipFile(path) as archive:
+        entries, start = archive.infolist(), archive.start_dir
+    directory = b""
+    for e in entries:
+        extra = struct.pack("<HHI", 0x5455, 4, 0)
+        extra += struct.pack("<HH3Q", 1, 24, e.file_size, e.compress_size, e.header_offset)
+        name, wide = e.filename.encode(), 0xFFFFFFFF
+        fixed = (20, 45, e.flag_bits, e.compress_type, 0, 0, e.CRC, wide, wide, len(name))
+        directory += b"PK\x01\x02" + struct.pack("<6H3LH", *fixed)
+        directory += struct.pack("<4H2L", len(extra), 0, 0, 0, 0, wide) + name + extra
+    counts = (0, 0, len(entries), len(entries), len(directory), start, 0)
+    end = b"PK\x05\x06" + struct.pack("<4H2LH", *counts)
+    path.write_bytes(path.read_bytes()[:start] + directory + end)
+    assert_same(read_checkpoint(path), small_state())
+
+
+def test_tensors_of_the_first_versions_of_torch(tmp_path: Path) -> None:
+    """They had no hooks."""
+    content = struct.pack("<4f", 1, 2, 3, 4)
+    call = Call(torch._utils._rebuild_tensor, (Storage("0", 4), 1, (3,), (1,)))
+    path = write_legacy(tmp_path / "a", pickled({"w": call}, legacy=True), {"0": content})
+    assert read_checkpoint(path).tensor("w").tolist() == [2, 3, 4]
 
 
 def test_big_endian_file(tmp_path: Path) -> None:

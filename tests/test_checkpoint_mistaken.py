@@ -113,15 +113,19 @@ def test_unreadable_file(tmp_path: Path) -> None:
     assert "Permission denied" in refusal(path)
 
 
+@pytest.mark.parametrize("how", ["replaced", "written over"])
 def test_file_that_changes_while_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sound_file(tmp_path / "c.pth", "torch zip")
     load = torch.load
 
     def swap(*args: Any, **kwargs: Any) -> object:
         root = load(*args, **kwargs)
-        sound_file(tmp_path / "other.pth", "torch zip").replace(path)
+        if how == "replaced":
+            sound_file(tmp_path / "other.pth", "torch zip").replace(path)
+        else:
+            path.write_bytes(path.read_bytes())
         return root
 
     monkeypatch.setattr(torch, "load", swap)

@@ -354,6 +354,14 @@ class TestVerify:
         assert (outcome.code, outcome.json["runtime"]) == (0, "reference")
         assert outcome.json["rel_l2"] < 1e-5
 
+    def test_fixed_batch(self, wrn: Export, tmp_path: Path) -> None:
+        model = onnx.load(wrn.output)
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 3
+        path = saved(model, tmp_path / "fixed.onnx")
+        outcome = run("verify", path, wrn.checkpoint, "--json")
+        assert (outcome.code, outcome.json["samples"]) == (0, 3)
+
     def test_text(self, wrn: Export) -> None:
         outcome = run("verify", wrn.output, wrn.checkpoint)
         assert outcome.out.startswith("equal: rel-L2 ")
@@ -542,9 +550,10 @@ class TestInputs:
         assert run("verify", wrn.output, "--inputs", path, "--rel-l2", "0.01").code == 0
 
     def test_checkpoint_beats_recorded_logits(
-        self, wrn: Export, images: Images, npz: Callable[..., Path]
+        self, wrn: Export, images: Images, recorded: Images, npz: Callable[..., Path]
     ) -> None:
-        outcome = run("verify", wrn.output, wrn.checkpoint, "--inputs", npz(input=images), "--json")
+        path = npz(input=images, logits=np.roll(recorded, 1, axis=1))
+        outcome = run("verify", wrn.output, wrn.checkpoint, "--inputs", path, "--json")
         assert (outcome.code, outcome.json["samples"]) == (0, len(images))
 
     @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import bitexport
 from bitexport import ExportOptions
 from bitexport.comparison import relative_l2
+from bitexport.errors import UnsupportedModel
 from bitexport.families import LoadOptions, load
 
 State = dict[str, torch.Tensor]
@@ -99,3 +100,25 @@ def test_exact_for_any_width(
     assert relative_l2(session.run(None, {"input": x.numpy()})[0], expected.numpy()) < 1e-5
     with torch.no_grad():
         assert relative_l2(named.module(x).numpy(), expected.numpy()) < 1e-5
+
+
+def test_a_channel_of_variance_0_is_read_and_one_below_0_is_not(tmp_path: Path) -> None:
+    """A channel that is dead behind a ReLU has no variance."""
+    state = upstream_state(1, 16, 3)
+    for value in (0.0, -1e-3):
+        state["bn.running_var"][5] = value
+        torch.save(state, tmp_path / "net.pth")
+        if value < 0:
+            with pytest.raises(UnsupportedModel, match="a negative variance"):
+                load(tmp_path / "net.pth")
+        else:
+            variances = load(tmp_path / "net.pth").module.state_dict()["bn.running_var"]
+            assert torch.equal(variances, state["bn.running_var"])
+
+
+def test_a_number_beyond_float32_is_refused(tmp_path: Path) -> None:
+    state = {k: v.double() for k, v in upstream_state(1, 16, 3).items()}
+    state["conv0"][0, 0, 0, 0] = 1e39
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(UnsupportedModel, match=r"'conv0\.weight' is not finite"):
+        load(tmp_path / "net.pth")

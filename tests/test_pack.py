@@ -73,17 +73,42 @@ def test_refuses_what_the_format_cannot_hold(zeros: bool, tmp_path: Path) -> Non
     assert not output.exists()
 
 
-def test_a_variance_that_the_format_has_no_place_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mean", "variance"), [(0.0, 2.0), (0.5, 1.0)])
+def test_statistics_that_the_format_has_no_place_for(
+    mean: float, variance: float, tmp_path: Path
+) -> None:
     state = codebook_state()
-    state["bn1"]["running_mean"] = torch.zeros(64)
-    state["bn1"]["running_var"] = torch.full((64,), 2.0)
+    state["bn1"]["running_mean"] = torch.full((64,), mean)
+    state["bn1"]["running_var"] = torch.full((64,), variance)
     source = save_codebooks(tmp_path / "quantized.pth", state)
     outcome = run("pack", source, "-o", tmp_path / "packed.pth")
     assert outcome.code == 4 and "bn1" in outcome.err
 
 
-def test_codes_that_int16_has_no_room_for_stay_positive() -> None:
-    codes = torch.tensor([[0, 40_000]])
-    layer = CodebookConv2d(codes, torch.zeros(40_001, 2), (1, 4, 1, 1))
+@pytest.mark.parametrize("key", ["conv1.weight", "bn1.bias", "fc.centroids"])
+def test_numbers_that_float16_would_round(key: str, tmp_path: Path) -> None:
+    state = codebook_state()
+    layer, _, field = key.partition(".")
+    holder, name = (state, key) if key in state else (state[layer], field)
+    holder[name] = holder[name].float() + 2**-20
+    source = save_codebooks(tmp_path / "quantized.pth", state)
+    outcome = run("pack", source, "-o", tmp_path / "packed.pth")
+    assert outcome.code == 4 and "float16" in outcome.err
+    assert not (tmp_path / "packed.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "dtype"),
+    [
+        (255, torch.uint8),
+        (256, torch.int16),
+        (32_767, torch.int16),
+        (32_768, torch.int32),
+        (40_000, torch.int32),
+    ],
+)
+def test_codes_take_the_narrowest_type_that_holds_them(last: int, dtype: torch.dtype) -> None:
+    layer = CodebookConv2d(torch.tensor([[0, last]]), torch.zeros(last + 1, 2), (1, 4, 1, 1))
     model = LoadedModel(nn.Sequential(layer), "kill-the-bits", "resnet18", (3, 32, 32))
-    assert packed_state(model)["0"]["assignments"].tolist() == [0, 40_000]
+    codes = packed_state(model)["0"]["assignments"]
+    assert codes.dtype == dtype and codes.tolist() == [0, last]

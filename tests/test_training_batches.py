@@ -141,6 +141,9 @@ def test_an_epoch_sees_each_image_once_in_a_new_order() -> None:
     seen = torch.cat(first)[:, 0].tolist()
     assert len(set(seen)) == 64
     assert seen != torch.cat(second)[:, 0].tolist()
+    # 128 of the 2**24 float32 numbers that the augmentation may draw.
+    drawn = torch.cat([*first, *second])[:, 1]
+    assert len(drawn.unique()) == 128
     again = epoch(Sharding(16))
     assert torch.equal(torch.cat(first), torch.cat(again))
 

@@ -20,9 +20,11 @@ from torch import nn
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.layers import BinaryConv2d
 from training import cli
+from training.batches import EpochBatches
 from training.datasets import DataOptions, ImageData, open_data
 from training.recipe import Recipe, load_recipe, recipe_names, with_epochs
 from training.schedules import cycle_lengths, learning_rate, make_optimizer
+from training.systems import System
 from training.trainer import Outcome, RunOptions, train
 
 ROOT = Path(__file__).parents[1]
@@ -136,8 +138,17 @@ def test_resuming_between_stages_and_when_done(tmp_path: Path) -> None:
 
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     run(small(), tmp_path)
-    with pytest.raises(InputError, match="other settings"):
-        run(small(), tmp_path, seed=1, resume=True)
+    others: tuple[dict[str, Any], ...] = (
+        {"seed": 1},
+        {"precision": "bfloat16"},
+        {"teacher": tmp_path / "teacher.pth"},
+        {"start": tmp_path / "checkpoint.pth.tar"},
+        {"accumulate": 2},
+        {"limit": 96},
+    )
+    for other in others:
+        with pytest.raises(InputError, match="other settings"):
+            run(small(), tmp_path, resume=True, **other)
     (tmp_path / "resume.pt").write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot resume"):
         run(small(), tmp_path, resume=True)
@@ -145,9 +156,38 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
 
 def test_seeds_decide(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run(small(), tmp_path / name, seed=seed, limit=64)
+        trained = run(small(), tmp_path / name, seed=seed, limit=64)
+        # Of an image, in the mean: a guess among ten digits has ln(10).
+        assert 1 < trained.reports[0].loss < 5
     assert equal(tmp_path / "a", tmp_path / "b")
     assert not equal(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_system_hears_of_each_epoch_and_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its epochs are those of a stage; the order of the images is another in every epoch."""
+    recipe = with_epochs(load_recipe("birealnet18-clip", "digits"), 2)
+    recipe = replace(recipe, network=replace(recipe.network, width=8), batch_size=32)
+    heard: list[tuple[str, int]] = []
+    original = EpochBatches.__iter__
+
+    def order(batches: EpochBatches) -> Any:
+        heard.append(("order", batches.epoch))
+        return original(batches)
+
+    monkeypatch.setattr(EpochBatches, "__iter__", order)
+    monkeypatch.setattr(System, "begin_epoch", lambda *args: heard.append(("epoch", args[-1])))
+    monkeypatch.setattr(System, "after_step", lambda *_: heard.append(("step", 0)))
+    run(recipe, tmp_path, limit=64)
+    expected, epochs = [], 0
+    for stage in recipe.stages.values():
+        binary = stage.weights == "binary"
+        expected += [("step", 0)] * binary  # before the first
+        for epoch in range(stage.epochs):
+            expected += [("epoch", epoch), ("order", epochs), *[("step", 0)] * 2 * binary]
+            epochs += 1
+    assert heard == expected
 
 
 # --- precision, processes ---

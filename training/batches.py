@@ -60,7 +60,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, size: int, sharding: Sharding, seed: int) -> None:
-        self._size = size
+        self.images = size
         self._sharding = sharding
         self._seed = seed
         self.epoch = 0
@@ -68,7 +68,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     @property
     def steps(self) -> int:
         """Steps of the optimizer in an epoch."""
-        return max(1, self._size // self._sharding.batch_size)
+        return max(1, self.images // self._sharding.batch_size)
 
     def __len__(self) -> int:
         """Parts in an epoch."""
@@ -77,8 +77,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """One epoch."""
         generator = torch.Generator().manual_seed(_mixed(self._seed, self.epoch))
-        order = torch.randperm(self._size, generator=generator)
-        seeds = torch.randint(_MOST_SEEDS, (self._size,), generator=generator)
+        order = torch.randperm(self.images, generator=generator)
+        seeds = torch.randint(_MOST_SEEDS, (self.images,), generator=generator)
         shared = self._sharding
         parts = shared.world * shared.accumulate
         for step in range(self.steps):

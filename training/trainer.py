@@ -301,7 +301,11 @@ class _Run:
     def _fingerprint(self) -> str:
         """Of all that the result depends on."""
         options = self.options
-        parts = (self.recipe, options.seed, options.precision, options.teacher, options.start)
+        # BatchNorm sees the parts of a batch apart, whoever runs them.
+        cut = options.accumulate * self.fabric.world_size
+        data = (self.sampler.images, self.data.preprocessing)
+        origin = (options.seed, options.precision, options.teacher, options.start)
+        parts = (self.recipe, *origin, cut, *data)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
