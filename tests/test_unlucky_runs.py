@@ -128,6 +128,8 @@ def interrupt(event, arguments):
     if event == "import" and arguments[0].endswith("onnxruntime_pybind11_state"):
         os.kill(os.getpid(), signal.SIGINT)
 
+# A shell starts what runs in its background deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.addaudithook(interrupt)
 try:
     imported()
