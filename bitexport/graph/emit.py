@@ -66,7 +66,7 @@ class _Node(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 2 and self._is_linear():
-            return self._emit(x[:, :, None, None]).flatten(1)
+            return self._emit(x.unsqueeze(-1).unsqueeze(-1)).flatten(1)
         return self._emit(x)
 
     def _is_linear(self) -> bool:
