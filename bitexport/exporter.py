@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +11,6 @@ from typing import Literal
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from bitexport import __version__
 from bitexport.checkpoint import read_checkpoint
 from bitexport.comparison import (
     Comparison,
@@ -40,6 +38,7 @@ from bitexport.graph import (
     finish_traced,
     lower,
 )
+from bitexport.graph.properties import Origin, write_origin
 from bitexport.layers import evaluating, float32_bytes, ones_for_zeros
 from bitexport.models.mask_rcnn import SCORE_THRESHOLD, Detector
 from bitexport.runtimes import runtime_named
@@ -49,10 +48,10 @@ __all__ = [
     "ExportReport",
     "LoweredModel",
     "ZeroActivations",
+    "asked_options",
     "default_output",
     "export",
     "lowered_model",
-    "write_metadata",
 ]
 
 ZeroActivations = Literal["auto", "exact", "plus-one", "refuse"]
@@ -189,15 +188,17 @@ def _export(
         checkpoint = read_checkpoint(source)
         model = load_model(checkpoint, options.load)
     lowered = lowered_model(model, options)
-    write_metadata(
-        lowered,
-        options,
+    origin = Origin(
         family=model.family,
         arch=model.arch,
+        options=asked_options(options),
         source_sha256="" if checkpoint is None else checkpoint.sha256,
         dense_reasons=model.dense_reasons,
+        zero_weights=lowered.zero_weights,
         preprocessing=model.preprocessing,
+        layers=lowered.layers if options.plain else (),
     )
+    write_origin(lowered.graph, origin)
     data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
     comparison = _verify(data, lowered, model, options) if options.verify else None
     write_atomically(output, data)
@@ -334,37 +335,10 @@ def _changed_zeros(lowered: LoweredModel, comparison: Comparison, options: Expor
     return weights or (options.zero_activations == "plus-one" and bool(comparison.zero_activations))
 
 
-def write_metadata(
-    lowered: LoweredModel,
-    options: ExportOptions,
-    *,
-    family: str,
-    arch: str,
-    source_sha256: str,
-    dense_reasons: Mapping[str, str],
-    preprocessing: str = "",
-) -> None:
-    """Say in the file where it came from; no time and no paths, so that bytes repeat."""
-    asked = {k: v for k, v in asdict(options).items() if v != asdict(ExportOptions())[k]}
-    properties = {
-        "bitexport.version": __version__,
-        "bitexport.family": family,
-        "bitexport.arch": arch,
-        "bitexport.options": json.dumps(asked, sort_keys=True),
-    }
-    if source_sha256:
-        properties["bitexport.source_sha256"] = source_sha256
-    if preprocessing:
-        properties["bitexport.preprocessing"] = preprocessing
-    if dense_reasons:
-        properties["bitexport.dense"] = json.dumps(dict(dense_reasons), sort_keys=True)
-    if lowered.zero_weights:
-        properties["bitexport.zero_weights"] = json.dumps(
-            dict(lowered.zero_weights), sort_keys=True
-        )
-    if options.plain:
-        properties["bitexport.layers"] = json.dumps([*map(asdict, lowered.layers)], sort_keys=True)
-    lowered.graph.metadata_props.update(properties)
+def asked_options(options: ExportOptions) -> dict[str, object]:
+    """Those that are not the usual ones, by name."""
+    usual = asdict(ExportOptions())
+    return {k: v for k, v in asdict(options).items() if v != usual[k]}
 
 
 def _required_path(path: str | Path | None) -> Path:

@@ -19,10 +19,11 @@ from bitexport.comparison import (
     sample_input,
 )
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
-from bitexport.exporter import ExportOptions, ExportReport, LoweredModel, write_metadata
+from bitexport.exporter import ExportOptions, ExportReport, LoweredModel, asked_options
 from bitexport.families import LoadOptions
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import LoweringOptions, QonnxModel, lower, read_qonnx
+from bitexport.graph.properties import Origin, write_origin
 from bitexport.graph.quantizers import quantizes_sums
 from bitexport.graph.read import refusing_malformed
 from bitexport.onnx_library import OnnxLibrary
@@ -75,14 +76,15 @@ def import_qonnx(
     declined = {r.layer: r.detail for r in report.records if not r.applied}
     reasons = {x.name: declined.get(x.name, _DENSE) for x in report.layers if x.dense}
     lowered = LoweredModel(model.graph, tuple(report.layers), tuple(report.records), {})
-    write_metadata(
-        lowered,
-        options,
+    origin = Origin(
         family=_FAMILY,
         arch=model.name,
+        options=asked_options(options),
         source_sha256=model.sha256,
         dense_reasons=reasons,
+        layers=lowered.layers if options.plain else (),
     )
+    write_origin(lowered.graph, origin)
     data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
     binary = any(layer.binary_activations for layer in report.layers)
     tolerance = Tolerance.for_model(

@@ -12,6 +12,7 @@ from bitexport.checkpoint import read_checkpoint
 from bitexport.exporter import ExportOptions, lowered_model
 from bitexport.families import LoadOptions, load_model
 from bitexport.graph import LayerInfo
+from bitexport.graph.properties import record_of
 from bitexport.graph.read import checked_layers, read_onnx
 from bitexport.layers import float32_bytes
 
@@ -158,10 +159,10 @@ def _inspect_onnx(path: Path) -> Inspection:
         layers=layers,
         zero_weights={
             k: int(v)
-            for k, v in _record(properties, "bitexport.zero_weights").items()
+            for k, v in record_of(properties, "zero_weights").items()
             if isinstance(v, int)
         },
-        dense_reasons={k: str(v) for k, v in _record(properties, "bitexport.dense").items()},
+        dense_reasons={k: str(v) for k, v in record_of(properties, "dense").items()},
         metadata=dict(properties),
     )
 
@@ -184,12 +185,3 @@ def _written_layers(properties: Mapping[str, str]) -> tuple[LayerInfo, ...]:
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ()
-
-
-def _record(properties: Mapping[str, str], key: str) -> dict[str, object]:
-    """A JSON object among the file's properties; anything else counts as empty."""
-    try:
-        record = json.loads(properties.get(key, "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
