@@ -29,6 +29,7 @@ from bitexport.graph.lowering import computes_in_float16
 from bitexport.graph.passes.chain_signs import unchain_signs
 from bitexport.graph.passes.fold_constants import fold_constants
 from bitexport.graph.passes.fuse_activation import split_activation
+from bitexport.graph.passes.narrow_weights import widen_weights
 from bitexport.graph.passes.split_prelu import split_prelu
 from bitexport.graph.passes.to_float16 import to_float16
 from bitexport.ops.nodes import dense_weight
@@ -63,6 +64,7 @@ def to_dense(model: ir.Model) -> bool:
         UnsupportedModel: A packed weight breaks the op's schema.
     """
     unchain_signs(model)
+    widen_weights(model)
     changed = to_float32(model)
     graph = model.graph
     if split_activation(model):
@@ -120,6 +122,9 @@ def _widen(node: ir.Node, behind_casts: bool) -> bool:
     if node.attributes.get_int("to", 0) == ir.DataType.FLOAT16:
         node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
         changed = True
+    if _does_nothing(node):
+        node.outputs[0].replace_all_uses_with(source)
+        graph_of(node).remove(node, safe=True)
     # The casts around a float16 graph go, so that the twin can be made float16 in its turn.
     if behind_casts and source.is_graph_input():
         node.outputs[0].replace_all_uses_with(source)
@@ -129,6 +134,14 @@ def _widen(node: ir.Node, behind_casts: bool) -> bool:
         take_over_output(node, source)
         source.type, source.shape = ir.TensorType(ir.DataType.FLOAT), shape
     return changed
+
+
+def _does_nothing(cast: ir.Node) -> bool:
+    """Whether it casts a float32 constant to float32: quantizers look for plain weights."""
+    array = constant(cast.inputs[0])
+    same = array is not None and array.dtype == np.float32
+    to = cast.attributes.get_int("to", 0)
+    return same and to == ir.DataType.FLOAT and not cast.outputs[0].is_graph_output()
 
 
 def _linear(value: ir.Value | None) -> _Linear | None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitexport.graph.constants import constant
+from bitexport.graph.passes.narrow_weights import levels_of
 from bitexport.ops.nodes import dense_weight
 from bitexport.ops.table import DOMAIN, op_named
 
@@ -86,9 +87,12 @@ def _is_layer(node: ir.Node) -> bool:
 
 
 def _stored(value: ir.Value | None) -> ir.Value | None:
-    """The initializer behind a value, looking through a Cast."""
+    """The initializer behind a value, looking through a Cast and what 8 bits are read by."""
     if constant(value) is not None:
         return value
+    levels = levels_of(value)
+    if levels is not None:
+        return levels.codes
     producer = None if value is None else value.producer()
     if producer is not None and producer.op_type == "Cast":
         return _stored(producer.inputs[0])

@@ -35,6 +35,7 @@ from bitexport.graph.passes.fuse_residual import fuse_residual
 from bitexport.graph.passes.move_quantizers import move_quantizers
 from bitexport.graph.passes.name_after_modules import name_after_modules
 from bitexport.graph.passes.narrow_constants import narrow_constants
+from bitexport.graph.passes.narrow_weights import narrow_weights
 from bitexport.graph.passes.part_pad_and_pool import part_pad_and_pool
 from bitexport.graph.passes.split_means import split_means
 from bitexport.graph.passes.split_prelu import split_prelu
@@ -100,6 +101,7 @@ def lower(model: ir.Model, options: LoweringOptions | None = None) -> Lowered:
     records += fold_threshold(model)
     records += fuse_activation(model)
     records += split_prelu(model)
+    records += narrow_weights(model)
     records += to_float16(model) if options.float16 else narrow_constants(model)
     RemoveUnusedNodesPass()(model)
     if not options.plain:

@@ -12,8 +12,8 @@ In evaluation BatchNorm is an affine map of each channel, with g = gamma / sqrt(
 
 Every case holds for gamma < 0 and gamma = 0 too, as nothing is divided by g. It declines to fold
 where another node reads the unnormalized value, and keeps a dense weight apart that float16
-holds exactly, since folding would double its size; ONNX Runtime merges such an affine into the
-convolution when it loads the model.
+holds exactly and 256 levels do not, since folding would double its size; ONNX Runtime merges such
+an affine into the convolution when it loads the model.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from bitexport.graph.constants import (
     take_over_output,
 )
 from bitexport.graph.passes.narrow_constants import fits_float16
+from bitexport.graph.passes.narrow_weights import fits_levels
 from bitexport.graph.records import Record
 from bitexport.ops.table import DOMAIN, op_named
 
@@ -180,7 +181,8 @@ def _reason_to_decline(producer: ir.Node | None, keep_float16: bool) -> str | No
     bias = producer.inputs[2] if len(producer.inputs) > 2 else None
     if bias is not None and constant(bias) is None:
         return f"the bias of {producer.op_type} {producer.name!r} is no constant"
-    if keep_float16 and fits_float16(weight):
+    axis = _output_axis(producer)
+    if keep_float16 and fits_float16(weight) and not fits_levels(weight, axis):
         return f"float16 holds the weight of {producer.name!r} exactly, and folding would widen it"
     return None
 
@@ -201,14 +203,19 @@ def _fold_into_weight(producer: ir.Node, scale: Float64Array, shift: Float64Arra
     if weight is None:
         raise TypeError(f"{producer.name!r} has a computed weight")
     bias = constant(producer.inputs[2]) if len(producer.inputs) > 2 else None
-    out_axis_last = producer.op_type == "Gemm" and not producer.attributes.get_int("transB", 0)
-    per_row = scale if out_axis_last else scale.reshape(-1, *[1] * (weight.ndim - 1))
+    per_row = scale if _output_axis(producer) else scale.reshape(-1, *[1] * (weight.ndim - 1))
     # Gemm multiplies its bias by beta, which must not reach the shift.
     beta = producer.attributes.get_float("beta", 1.0)
     producer.attributes.pop("beta", None)
     new_bias = shift if bias is None else scale * (beta * bias) + shift
     set_input_constant(producer, 1, (per_row * weight).astype(np.float32), "weight")
     set_input_constant(producer, 2, new_bias.astype(np.float32), "bias")
+
+
+def _output_axis(producer: ir.Node) -> int:
+    """The axis of the output channels in the weight of a Conv or Gemm."""
+    out_axis_last = producer.op_type == "Gemm" and not producer.attributes.get_int("transB", 0)
+    return 1 if out_axis_last else 0
 
 
 def _insert_affine(node: ir.Node, scale: Float64Array, shift: Float64Array) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bitexport.graph.constants import constant, new_constant
+from bitexport.graph.passes.narrow_weights import levels_of
 from bitexport.graph.records import Record
 from bitexport.ops.table import DOMAIN
 
@@ -32,14 +33,21 @@ def fits_float16(array: npt.NDArray[Any]) -> bool:
         return bool(np.array_equal(array.astype(np.float16).astype(np.float32), array))
 
 
+def _keeps_type(node: ir.Node) -> bool:
+    return node.domain == DOMAIN or any(levels_of(value) for value in node.outputs)
+
+
 def narrow_constants(model: ir.Model) -> list[Record]:
-    """Narrow in place; constants of custom ops keep the type their schema gives them."""
+    """Narrow in place; constants of custom ops keep the type their schema gives them.
+
+    So do the steps of weights that are stored in 8 bits.
+    """
     records = []
     graph = model.graph
     for name, value in list(graph.initializers.items()):
         array = constant(value)
         users = list(value.uses())
-        if array is None or not users or any(use.node.domain == DOMAIN for use in users):
+        if array is None or not users or any(_keeps_type(use.node) for use in users):
             continue
         if not fits_float16(array):
             continue

@@ -4,10 +4,17 @@
 
 Dense weights become float16. The scales, biases and thresholds of custom ops stay float32, as
 their schema says: they are applied to a float32 accumulator. So do inputs that a standard
-operator takes in float32 only, such as the scales of Resize. Branches and loops are refused.
+operator takes in float32 only, such as the scales of Resize. A weight that is stored in 8 bits is
+computed in float32 and rounded once:
+
+    W uint8 -> Cast -> Sub -> Mul -> Conv   =>   W uint8 -> Cast -> Sub -> Mul -> Cast(16) -> Conv
+
+Branches and loops are refused.
 """
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 import numpy as np
 import onnx
@@ -15,6 +22,7 @@ import onnx_ir as ir
 
 from bitexport.errors import UnsupportedModel
 from bitexport.graph.constants import constant, new_constant
+from bitexport.graph.passes.narrow_weights import levels_of
 from bitexport.graph.records import Record
 from bitexport.ops.bodies import OPSET
 from bitexport.ops.table import DOMAIN
@@ -34,18 +42,25 @@ def to_float16(model: ir.Model) -> list[Record]:
     """
     graph = model.graph
     _refuse_branches(graph)
+    values = [value for node in graph for value in node.outputs]
+    weights = [levels for value in values if (levels := levels_of(value)) is not None]
+    in_float32 = {node for levels in weights for node in levels.nodes}
     for name, value in list(graph.initializers.items()):
-        _split_shared(graph, name, value)
+        _split_shared(graph, name, value, in_float32)
     records = [
         _narrow(graph, name, value)
         for name, value in list(graph.initializers.items())
-        if _is_activation_typed(value)
+        if _is_activation_typed(value, in_float32)
     ]
     for node in graph:
+        if node in in_float32:
+            continue
         _retarget_casts(node)
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 value.type = ir.TensorType(ir.DataType.FLOAT16)
+    for levels in weights:
+        _cast(graph, levels.nodes[-1].outputs[0], after=levels.nodes[-1])
     _cast_inputs(graph)
     _cast_outputs(graph)
     return records
@@ -62,16 +77,16 @@ def _refuse_branches(graph: ir.Graph) -> None:
             )
 
 
-def _is_activation_typed(value: ir.Value) -> bool:
+def _is_activation_typed(value: ir.Value, in_float32: Container[ir.Node]) -> bool:
     uses = list(value.uses())
     if value.dtype != ir.DataType.FLOAT or not uses:
         return False
-    return not any(_wants_float32(use.node, use.idx) for use in uses)
+    return not any(_wants_float32(use.node, use.idx, in_float32) for use in uses)
 
 
-def _wants_float32(node: ir.Node, index: int) -> bool:
-    """Whether the node's schema gives this input no other type."""
-    if node.domain == DOMAIN:
+def _wants_float32(node: ir.Node, index: int, in_float32: Container[ir.Node]) -> bool:
+    """Whether this input has no other type, by the node's schema or by its place."""
+    if node.domain == DOMAIN or node in in_float32:
         return True
     try:
         inputs = onnx.defs.get_schema(node.op_type, OPSET, node.domain).inputs
@@ -81,11 +96,13 @@ def _wants_float32(node: ir.Node, index: int) -> bool:
     return bool(inputs) and inputs[min(index, len(inputs) - 1)].type_str == _FLOAT32_ONLY
 
 
-def _split_shared(graph: ir.Graph, name: str, value: ir.Value) -> None:
+def _split_shared(
+    graph: ir.Graph, name: str, value: ir.Value, in_float32: Container[ir.Node]
+) -> None:
     """Give the other readers a copy of a constant that one of them wants in float32."""
     array = constant(value) if value.dtype == ir.DataType.FLOAT else None
     uses = list(value.uses())
-    narrowed = [use for use in uses if not _wants_float32(use.node, use.idx)]
+    narrowed = [use for use in uses if not _wants_float32(use.node, use.idx, in_float32)]
     if array is None or len(narrowed) in (0, len(uses)):
         return
     copy = new_constant(graph, f"{name}/float16", array)
@@ -120,13 +137,21 @@ def _retarget_casts(node: ir.Node) -> None:
 
 def _cast_inputs(graph: ir.Graph) -> None:
     for value in graph.inputs:
-        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16}, name=f"{value.name}/float16")
-        cast.outputs[0].name = cast.name
-        cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
-        cast.outputs[0].shape = value.shape
-        value.replace_all_uses_with(cast.outputs[0])
-        cast.replace_input_with(0, value)
+        _cast(graph, value)
+
+
+def _cast(graph: ir.Graph, value: ir.Value, after: ir.Node | None = None) -> None:
+    """Give the readers of a value its float16, cast at the start of the graph or after a node."""
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16}, name=f"{value.name}/float16")
+    cast.outputs[0].name = cast.name
+    cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
+    cast.outputs[0].shape = value.shape
+    value.replace_all_uses_with(cast.outputs[0])
+    cast.replace_input_with(0, value)
+    if after is None:
         graph.insert_before(next(iter(graph)), [cast])
+    else:
+        graph.insert_after(after, [cast])
 
 
 def _cast_outputs(graph: ir.Graph) -> None:
