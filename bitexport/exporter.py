@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from torch import Tensor, nn
 
@@ -39,11 +42,12 @@ from bitexport.graph import (
     lower,
 )
 from bitexport.graph.properties import Origin, write_origin
-from bitexport.layers import evaluating, float32_bytes, ones_for_zeros
+from bitexport.layers import evaluating, float32_bytes, ones_for_zeros, rounded_to_int8
 from bitexport.models.mask_rcnn import SCORE_THRESHOLD, Detector
 from bitexport.runtimes import runtime_named
 
 __all__ = [
+    "DenseWeights",
     "ExportOptions",
     "ExportReport",
     "LoweredModel",
@@ -55,6 +59,8 @@ __all__ = [
 ]
 
 ZeroActivations = Literal["auto", "exact", "plus-one", "refuse"]
+DenseWeights = Literal["exact", "int8"]
+FloatArray = npt.NDArray[np.float32]
 
 _SYSTEMATIC_ZEROS = 1e-4
 _DIFFERS = "Nothing was written; --no-verify writes it all the same. Please report this."
@@ -79,6 +85,9 @@ class ExportOptions:
             0, which takes a second convolution, pack them as +1, or refuse the model if sample
             images show any. ``"auto"`` keeps them in the layers where samples show more than one
             in 10,000; fewer are chance.
+        dense_weights: Keep the weights of layers that stay dense, or round them to 8 bits, with a
+            step for each output channel (:func:`bitexport.layers.rounded_to_int8`); computed in
+            float all the same.
         verify: Compare the result with the torch reference, and fail if they differ.
     """
 
@@ -88,6 +97,7 @@ class ExportOptions:
     plain: bool = False
     zero_weights: ZeroWeights = "exact"
     zero_activations: ZeroActivations = "auto"
+    dense_weights: DenseWeights = "exact"
     verify: bool = True
 
 
@@ -107,7 +117,10 @@ class ExportReport:
         dense_reasons: Layer -> why its weight stayed dense.
         records: What each pass did, and what it left alone and why.
         notes: What was assumed because the file does not say.
-        verify: The comparison with the torch reference; None if it was not asked for.
+        verify: The comparison with the torch reference, whose dense weights are rounded where that
+            was asked for; None if it was not asked for.
+        rounding: What that rounding does to the reference's logits; None where nothing is rounded,
+            or compared.
         seconds: Wall time.
     """
 
@@ -123,6 +136,7 @@ class ExportReport:
     records: tuple[Record, ...]
     notes: tuple[str, ...]
     verify: Comparison | None
+    rounding: Comparison | None
     seconds: float
 
 
@@ -187,6 +201,9 @@ def _export(
         check_writable(output, source=Path(source))
         checkpoint = read_checkpoint(source)
         model = load_model(checkpoint, options.load)
+    exact = model
+    if options.dense_weights == "int8":
+        model = replace(model, module=rounded_to_int8(model.module))
     lowered = lowered_model(model, options)
     origin = Origin(
         family=model.family,
@@ -201,6 +218,7 @@ def _export(
     write_origin(lowered.graph, origin)
     data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
     comparison = _verify(data, lowered, model, options) if options.verify else None
+    rounding = _rounding(lowered, exact, model, options) if options.verify else None
     write_atomically(output, data)
     return ExportReport(
         family=model.family,
@@ -215,6 +233,7 @@ def _export(
         records=lowered.records,
         notes=model.notes,
         verify=comparison,
+        rounding=rounding,
         seconds=time.perf_counter() - started,
     )
 
@@ -284,12 +303,30 @@ def _input_shape(model: LoadedModel, options: ExportOptions) -> tuple[int, int, 
     return (model.input_shape[0], *(options.input_size or model.input_shape[1:]))
 
 
+def _images(lowered: LoweredModel, model: LoadedModel, options: ExportOptions) -> FloatArray:
+    shape = lowered.graph.graph.inputs[0].shape
+    return sample_input(_input_shape(model, options), None if shape is None else shape[0])
+
+
+def _rounding(
+    lowered: LoweredModel, exact: LoadedModel, rounded: LoadedModel, options: ExportOptions
+) -> Comparison | None:
+    """What the rounding of dense weights does to the logits; None where nothing is rounded."""
+    if rounded is exact:
+        return None
+    images = _images(lowered, exact, options)
+    got, expected = (
+        reference_run(model.module, images, model.outputs).outputs for model in (rounded, exact)
+    )
+    # Figures, not a verdict: what is lost in accuracy only a data set can say.
+    return compare_outputs(got, expected, Tolerance(rel_l2=math.inf, top1=0))
+
+
 def _verify(
     data: bytes, lowered: LoweredModel, model: LoadedModel, options: ExportOptions
 ) -> Comparison:
     runtime = runtime_named("ort")
-    shape = lowered.graph.graph.inputs[0].shape
-    images = sample_input(_input_shape(model, options), None if shape is None else shape[0])
+    images = _images(lowered, model, options)
     try:
         expected = reference_run(model.module, images, model.outputs)
     except RuntimeError as error:

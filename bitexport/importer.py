@@ -20,7 +20,6 @@ from bitexport.comparison import (
 )
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
 from bitexport.exporter import ExportOptions, ExportReport, LoweredModel, asked_options
-from bitexport.families import LoadOptions
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import LoweringOptions, QonnxModel, lower, read_qonnx
 from bitexport.graph.properties import Origin, write_origin
@@ -111,15 +110,21 @@ def import_qonnx(
         records=lowered.records,
         notes=(),
         verify=comparison,
+        rounding=None,
         seconds=time.perf_counter() - started,
     )
 
 
 def _refuse_checkpoint_options(options: ExportOptions) -> None:
-    if options.load != LoadOptions() or options.input_size is not None:
+    usual = ExportOptions()
+    if (options.load, options.input_size, options.dense_weights) != (
+        usual.load,
+        usual.input_size,
+        usual.dense_weights,
+    ):
         raise InputError(
             "an option does not apply to a QONNX file",
-            got="--family, --arch, --weights, --activations or --input-size",
+            got="--family, --arch, --weights, --activations, --dense-weights or --input-size",
             expected="none of them: the file says all that itself",
             fix="Leave them out.",
         )

@@ -25,7 +25,9 @@ from bitexport.errors import ComparisonFailure, InputError
 from bitexport.families import LoadedModel, LoadOptions, load_model
 from bitexport.graph import computes_in_float16
 from bitexport.graph.chains import as_given
+from bitexport.graph.properties import record_of
 from bitexport.graph.read import checked_layers, read_onnx
+from bitexport.layers import rounded_to_int8
 from bitexport.recordings import read_recording
 from bitexport.runtimes import Arrays, ModelRefused, Runtime
 from bitexport.runtimes.contained import contained, memory_for
@@ -143,7 +145,8 @@ def _reference(
 ) -> tuple[LoadedModel | None, str]:
     """The checkpoint's torch model, and the hash of the file; without one, None and "".
 
-    Of a detector it is the part that the file says it is.
+    Of a detector it is the part that the file says it is, and its dense weights are rounded where
+    the file says that they were.
     """
     if checkpoint is None:
         return None, ""
@@ -156,6 +159,8 @@ def _reference(
     other_outputs = len(names) > 1 and names != {*model.outputs}
     if arch and same_family and other_outputs and not asked:
         model = load_model(opened, replace(options or LoadOptions(), arch=arch))
+    if record_of(properties, "options").get("dense_weights") == "int8":
+        model = replace(model, module=rounded_to_int8(model.module))
     return model, opened.sha256
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from command_line import CLASSES, save_codebooks, save_wrn
 from torch import nn
 
 import bitexport
-from bitexport.exporter import ExportOptions
+from bitexport.exporter import DenseWeights, ExportOptions
 from bitexport.models.bireal import BiRealNet
 from bitexport.models.centered_networks import ResNetPlan, build_network
 from bitexport.models.reactnet import ReActNetA, reactnet_resnet
@@ -35,9 +36,11 @@ NAMES = ("wide-resnet", "kill-the-bits", *MODULES)
 BINARY = frozenset(MODULES) - {"resnet"}
 
 
-def export_family(name: str, path: Path, *, float16: bool = False) -> Path:
+def export_family(
+    name: str, path: Path, *, float16: bool = False, dense_weights: DenseWeights = "exact"
+) -> Path:
     """Write the network's .onnx file; the same weights every time."""
-    options = ExportOptions(float16=float16, verify=False, input_size=(32, 32))
+    options = ExportOptions(float16=float16, dense_weights=dense_weights, verify=False)
     torch.manual_seed(0)
     if name in MODULES:
         build, shape = MODULES[name]
@@ -47,9 +50,9 @@ def export_family(name: str, path: Path, *, float16: bool = False) -> Path:
                 assert layer.running_mean is not None and layer.running_var is not None
                 layer.running_mean.normal_(std=0.3)
                 layer.running_var.uniform_(0.5, 2)
-        options = ExportOptions(float16=float16, verify=False)
         bitexport.export(module, torch.zeros(1, *shape), path, options=options)
         return path
     save = save_wrn if name == "wide-resnet" else save_codebooks
+    options = replace(options, input_size=(32, 32))
     bitexport.export(save(path.with_suffix(".pth")), path=path, options=options)
     return path

@@ -21,6 +21,8 @@ __all__ = [
     "Checkpoint",
     "Data",
     "Dataset",
+    "DenseWeights",
+    "DenseWeightsChoice",
     "Family",
     "InputSize",
     "PrecisionChoice",
@@ -49,6 +51,13 @@ class ZeroWeightsChoice(str, Enum):
     exact = "exact"
     plus_one = "plus-one"
     refuse = "refuse"
+
+
+class DenseWeightsChoice(str, Enum):
+    """Values of --dense-weights."""
+
+    exact = "exact"
+    int8 = "int8"
 
 
 class ZeroActivationsChoice(str, Enum):
@@ -88,6 +97,13 @@ Weights = Annotated[
 ]
 Activations = Annotated[
     PrecisionChoice, typer.Option(help="Whether activations are 1-bit, where the file cannot say.")
+]
+DenseWeights = Annotated[
+    DenseWeightsChoice,
+    typer.Option(
+        help="Weights of layers that stay dense: keep them, or round them to 8 bits, with a step "
+        "for each output channel."
+    ),
 ]
 ZeroWeights = Annotated[
     ZeroWeightsChoice,

@@ -21,6 +21,7 @@ from bitexport.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from bitexport.comparison import Comparison
     from bitexport.exporter import ExportReport
 
 __all__ = ["onnx"]
@@ -47,6 +48,7 @@ def onnx(
     activations: choices.Activations = choices.PrecisionChoice.auto,
     zero_weights: choices.ZeroWeights = choices.ZeroWeightsChoice.exact,
     zero_activations: choices.ZeroActivations = choices.ZeroActivationsChoice.auto,
+    dense_weights: choices.DenseWeights = choices.DenseWeightsChoice.exact,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Skip the comparison with the torch reference.")
     ] = False,
@@ -71,6 +73,7 @@ def onnx(
         plain=plain,
         zero_weights=zero_weights.value,
         zero_activations=zero_activations.value,
+        dense_weights=dense_weights.value,
         verify=not no_verify,
     )
     with progress(f"exporting {checkpoint}"):
@@ -110,10 +113,17 @@ def _as_json(report: ExportReport) -> dict[str, Any]:
             for layer in report.layers
         ],
         "verify": None if report.verify is None else asdict(report.verify),
+        "rounding": None if report.rounding is None else _figures(report.rounding),
         "folds": [asdict(record) for record in report.records],
         "notes": list(report.notes),
         "seconds": report.seconds,
     }
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    """What a comparison without a verdict says."""
+    names = ("samples", "max_abs_diff", "rel_l2", "top1_agreement")
+    return {name: getattr(comparison, name) for name in names}
 
 
 def _print(report: ExportReport, zero_weights: choices.ZeroWeightsChoice) -> None:
@@ -149,6 +159,14 @@ def _print(report: ExportReport, zero_weights: choices.ZeroWeightsChoice) -> Non
                 "verified" if v.ok else "different",
                 f"rel-L2 {v.rel_l2:.1e}, top-1 agreement "
                 f"{v.top1_agreement:.0%} on {v.samples} samples",
+            )
+        )
+    if (r := report.rounding) is not None:
+        rows.append(
+            (
+                "rounded",
+                f"dense weights to 8 bits, which moves outputs by rel-L2 {r.rel_l2:.1e}: top-1 "
+                f"agreement {r.top1_agreement:.0%} (`bitexport eval` measures accuracy)",
             )
         )
     show_fields(rows)

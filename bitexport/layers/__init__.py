@@ -9,6 +9,7 @@ from bitexport.layers.binary_conv import BinaryConv2d, SignInputConv2d
 from bitexport.layers.codebook import CodebookConv2d, CodebookConvTranspose2d, CodebookLinear
 from bitexport.layers.estimator import SignEstimator, StraightThrough
 from bitexport.layers.modes import evaluating
+from bitexport.layers.rounding import rounded_to_int8
 from bitexport.layers.sign_conv import SignConv2d
 from bitexport.layers.zeros import ones_for_zeros
 
@@ -25,5 +26,6 @@ __all__ = [
     "float32_bytes",
     "ones_for_zeros",
     "register_layer",
+    "rounded_to_int8",
     "spec_of",
 ]

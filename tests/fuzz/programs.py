@@ -108,9 +108,10 @@ def _pack(path: Path) -> None:
 
 
 def _models(folder: Path) -> dict[str, bytes]:
-    """Exported models with 1-bit weights, and with 1-bit activations too."""
-    names = ("wide-resnet", "siman")
-    paths = [export_family(name, folder / f"{name}.onnx") for name in names]
+    """Exported models with 1-bit weights, with 1-bit activations, with dense weights of 8 bits."""
+    paths = [export_family(name, folder / f"{name}.onnx") for name in ("wide-resnet", "siman")]
+    rounded = folder / "siman-int8.onnx"
+    paths += [export_family("siman", rounded, dense_weights="int8")]
     return {path.stem: path.read_bytes() for path in paths}
 
 
