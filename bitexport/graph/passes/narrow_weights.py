@@ -173,16 +173,16 @@ def _steps(array: npt.NDArray[Any], axis: int) -> FloatArray | None:
     saving = array.nbytes - array.size - 4 * len(rows)
     if array.dtype != np.float32 or saving < _MIN_SAVING or not np.isfinite(rows).all():
         return None
-    sizes = np.abs(rows).astype(np.float64)
-    largest = sizes.max(axis=1)
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
     if not largest.any() or ((largest > 0) & (largest < _LEAST)).any():
         return None
     counts = np.where(largest == 0, 1, 0)  # of the steps in the largest weight; 0 is none yet
     for count in range(1, _MOST + 1):
-        open_rows = np.flatnonzero(counts == 0)
-        unit = largest[open_rows, None] / count
-        likely = open_rows[_are_multiples(sizes[open_rows, :_SAMPLE], unit)]
-        counts[likely[_are_multiples(sizes[likely], largest[likely, None] / count)]] = count
+        units = largest / count
+        chosen = np.flatnonzero(counts == 0)
+        chosen = chosen[_are_multiples(rows[chosen, :_SAMPLE], units[chosen])]
+        chosen = chosen[_are_multiples(rows[chosen], units[chosen])]
+        counts[chosen] = count
     if (counts == 0).any():
         return None
     # 128 steps there are downwards only, and a BatchNorm may have turned the weights round.
@@ -193,11 +193,9 @@ def _steps(array: npt.NDArray[Any], axis: int) -> FloatArray | None:
     return _closest(rows, largest, np.where(turned, -counts, counts))
 
 
-def _are_multiples(
-    sizes: npt.NDArray[np.float64], unit: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
+def _are_multiples(rows: FloatArray, units: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """For each row whether all its numbers are whole units, up to rounding."""
-    quotients = sizes / unit
+    quotients = np.abs(rows) / units[:, None]
     whole = np.rint(quotients)
     return np.asarray((np.abs(quotients - whole) <= whole * _ROUNDING).all(axis=1))
 
