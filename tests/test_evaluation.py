@@ -17,6 +17,7 @@ from bitexport.evaluation import (
     LabelledImages,
     evaluate,
     open_images,
+    usual_batch,
     wilson_interval,
 )
 
@@ -68,12 +69,25 @@ def test_every_image_counts_once_in_whatever_batches(whole: bool) -> None:
     assert found.top5_interval == wilson_interval(4, 10)
 
 
-def test_the_first_of_equal_logits_comes_first() -> None:
-    class Equal:
-        def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-            return {"logits": np.zeros((len(inputs["input"]), CLASSES), np.float32)}
+def test_images_that_fill_up_a_batch_do_not_count() -> None:
+    class Own:
+        """Sure of the class that is the image's number."""
 
-    found = evaluate(Equal(), "input", "logits", numbered([0, 4, 5, 999]), batch=4)
+        def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+            return {"logits": np.eye(CLASSES)[inputs["input"][:, 0, 0, 0].astype(int)]}
+
+    data = numbered([20] * 8 + [8, 9, 10])
+    assert evaluate(Own(), "input", "logits", data, batch=4, whole=True).correct == 3
+
+
+def test_the_first_of_equal_logits_comes_first() -> None:
+    class Halves:
+        """Odd classes, which are equal, before even ones."""
+
+        def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+            return {"logits": np.tile(np.arange(CLASSES) % 2, (len(inputs["input"]), 1))}
+
+    found = evaluate(Halves(), "input", "logits", numbered([1, 9, 11, 0, 999]), batch=4)
     assert (found.correct, found.correct_top5) == (1, 2)
 
 
@@ -93,6 +107,11 @@ def test_a_sample_is_spread_over_the_set_and_no_larger_than_asked() -> None:
     data = numbered([0] * 11)
     assert data.sample(3)[:, 0, 0, 0].tolist() == [0, 3, 6]
     assert len(data.sample(20)) == 11
+
+
+@pytest.mark.parametrize("size", [2364, 2365, 5000])
+def test_at_least_one_image_is_run(size: int) -> None:
+    assert usual_batch((3, size, size)) == 1
 
 
 @pytest.fixture
@@ -122,6 +141,11 @@ def test_statistics_that_are_malformed_count_as_not_stated(stated: str, pictures
     images, _ = open_images(options, (3, 8, 8)).batch(0, 1)
     want = (0.2 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     np.testing.assert_allclose(images[0, :, 0, 0], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_a_limit_beyond_the_set_takes_each_image_once(limit: int, pictures: Path) -> None:
+    assert len(open_images(DataOptions("imagefolder", pictures, limit=limit), (3, 8, 8))) == 1
 
 
 @pytest.mark.parametrize("std", [(1, 0, 1), (1, 1, np.inf), (1, np.nan, 1), (-1, 1, 1), (1, 1)])
