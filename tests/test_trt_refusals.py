@@ -106,6 +106,7 @@ def test_no_models(data: bytes, tmp_path: Path) -> None:
     ("options", "text"),
     [
         (("--min-batch", "0"), "min 0"),
+        (("--max-batch", "0"), "max 0"),
         (("--min-batch", "4", "--opt-batch", "2", "--max-batch", "8"), "min 4, opt 2, max 8"),
         (("--max-batch", "100000"), "100000"),
         (("--plugin-library", "x.so"), "--plugin-library"),
