@@ -11,6 +11,7 @@ from typing import cast
 import onnx
 import onnx_ir as ir
 import pytest
+from forged_checkpoints import sound_file
 
 from bitexport.engines import EngineRequest
 from bitexport.engines.request import chosen_builder, plugin_library
@@ -230,3 +231,8 @@ def test_a_changed_model_needs_a_place(change: dict[str, bool], tmp_path: Path) 
         trtexec_line(source, None, EngineRequest(**change))  # type: ignore[arg-type]
     request = EngineRequest(save_onnx=tmp_path / "saved.onnx", **change)  # type: ignore[arg-type]
     assert f"--onnx={tmp_path / 'saved.onnx'} " in trtexec_line(source, None, request)
+
+
+def test_a_checkpoint_needs_a_place_for_its_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no --save-onnx"):
+        trtexec_line(sound_file(tmp_path / "c.pth", "torch zip"), None, EngineRequest())
