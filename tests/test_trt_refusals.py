@@ -168,8 +168,9 @@ def test_the_readme_has_the_generated_line(wrn: Path, monkeypatch: pytest.Monkey
 def test_trtexec_line_of_a_changed_model(wrn: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved model.onnx"
     out = ("-o", tmp_path / "x.engine")
-    words = shlex.split(line(wrn, *out, "--fp16", "--save-onnx", saved, *LIBRARY))
-    assert f"--onnx={saved}" in words and "--staticPlugins=libbitexport_trt.so" in words
+    library = ("--plugin-library", "elsewhere/libmine.so")
+    words = shlex.split(line(wrn, *out, "--fp16", "--save-onnx", saved, *library))
+    assert f"--onnx={saved}" in words and "--staticPlugins=elsewhere/libmine.so" in words
     proto = onnx.load(saved)
     # Without functions a missing plugin fails loudly; the nodes are named for the engine.
     assert not proto.functions

@@ -158,6 +158,20 @@ def test_nodes_that_nobody_reads_are_left_out_and_the_others_in_order() -> None:
     assert [node.op_type for node in formed(model).graph.node] == ["Abs", "Neg"]
 
 
+def test_what_computes_in_float16_already_is_left_alone() -> None:
+    text = "agraph (float[N,3,4,5] x) => (float[N,3,4,5] y) { z = Neg(x) y = Abs(z) }"
+    proto = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(HEAD + text))
+    half = formed(ir.from_proto(proto), float16=True)
+    assert [node.op_type for node in half.graph.node] == ["Cast", "Neg", "Abs", "Cast"]
+    assert formed(ir.from_proto(half), float16=True).graph.node == half.graph.node
+
+
+def test_functions_of_the_file_go() -> None:
+    function = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> Odd (a) => (b) {{ b = Neg(a) }}'
+    model = model_of(f"agraph (float[2] x) => (float[2] y) {{ y = Abs(x) }} {function}")
+    assert model.functions and not formed(model).functions
+
+
 @pytest.mark.parametrize("inner", ["somebody.else.Neg(x)", f"{DOMAIN}.Neg(x)"])
 def test_ops_within_branches_count(inner: str) -> None:
     head = HEAD.replace(str(OPSET), str(OPSET - 1)).replace("]>", ', "somebody.else" : 1]>')
