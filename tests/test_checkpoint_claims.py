@@ -89,7 +89,7 @@ WRONG: list[tuple[str, Any]] = [
     ("torch.Size", (((1,),),)),
     ("torch.device", ("cuda", 0, 0)),
     ("torch.device", ([],)),
-    ("torch.device", "cpu"),
+    ("torch.device", ["cpu"]),
 ]
 
 
