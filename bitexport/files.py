@@ -36,8 +36,8 @@ def _refuse_unwritable(path: Path, source: Path | None) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise _cannot_write(path, f"no folder {folder}")
-    if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX"):
-        raise _cannot_write(path, f"a name of {len(path.name)} characters")
+    if (length := len(os.fsencode(path.name))) > os.pathconf(folder, "PC_NAME_MAX"):
+        raise _cannot_write(path, f"a name of {length} bytes")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _cannot_write(path, f"no permission to write in {folder}")
     if source is not None and path.exists() and source.exists() and path.samefile(source):

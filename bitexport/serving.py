@@ -185,7 +185,7 @@ def _stage(
 def _engine(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if path.is_file() and 0 < size <= _LARGEST else b""
+        data = path.read_bytes() if path.is_file() and size <= _LARGEST else b""
     except OSError as error:
         raise _no_engine(path, error.strerror) from error
     if not data:

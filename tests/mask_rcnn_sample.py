@@ -83,6 +83,8 @@ def mask_rcnn_sample(folder: Path) -> Sample:
             state[old] = quantize(layer, rng)
             if layer.bias is not None:
                 state["biases"][f"{old}.bias"] = layer.bias.detach().clone()
+                # A bias beside the codes is not the one that upstream's loader leaves.
+                state[old]["bias"] = torch.zeros_like(layer.bias.detach())
     path = folder / "mask_r_cnn.pth"
     torch.save(state, path, _use_new_zipfile_serialization=False)
     return Sample(path, model, set(state) - DENSE - {"biases"})

@@ -66,6 +66,44 @@ def test_the_last_of_many_numbers_counts() -> None:
     assert relative_l2(got, expected) == pytest.approx(2 / np.sqrt(expected.size))
 
 
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_number_that_is_none_is_never_within_a_tolerance(block: int) -> None:
+    got = np.ones((1, (1 << 20) + 2), np.float32)
+    got[0, -1 if block else 0] = np.nan
+    expected = np.ones_like(got)
+    assert np.isnan(largest_difference(got, expected)) and np.isnan(relative_l2(got, expected))
+
+
+def test_numbers_that_are_too_small_or_of_the_wrong_sign_differ() -> None:
+    x = np.arange(1, 5, dtype=np.float32)
+    assert relative_l2(-x, x) == 2 and largest_difference(-x, x) == 8
+
+
+def test_squares_beyond_float32_still_count() -> None:
+    x = np.array([1e30, 2e30], np.float32)
+    assert relative_l2(x * np.float32(1.25), x) == pytest.approx(0.25)
+
+
+def test_nothing_but_zeros_is_only_equal_to_itself() -> None:
+    zeros = np.zeros(3, np.float32)
+    assert relative_l2(zeros, zeros) == 0 and relative_l2(zeros + 1, zeros) == np.inf
+
+
+@pytest.mark.parametrize(("scale", "ok"), [(1.009, True), (1.011, False)])
+def test_half_precision_may_move_logits_by_a_hundredth(scale: float, ok: bool) -> None:
+    tolerance = Tolerance.for_model(binary_activations=False, float16=True)
+    assert compare_logits(logits() * np.float32(scale), logits(), tolerance).ok is ok
+
+
+@pytest.mark.parametrize(("other", "ok"), [(4, True), (5, False)])
+def test_half_precision_of_bits_leaves_half_of_the_classes(other: int, ok: bool) -> None:
+    tolerance = Tolerance.for_model(binary_activations=True, float16=True)
+    got = logits() * np.float32(1.4)
+    got[:other] = np.roll(got[:other], 1, axis=1)
+    compared = compare_logits(got, logits(), tolerance)
+    assert compared.ok is ok and compared.rel_l2 < tolerance.rel_l2
+
+
 @pytest.mark.parametrize(("pixels", "ok"), [(1, True), (2, False)])
 def test_a_pixel_of_a_hundred_may_have_another_strongest_channel(pixels: int, ok: bool) -> None:
     strong, weak = np.ones((1, 1, 10, 10)), np.full((1, 1, 10, 10), 0.99999)

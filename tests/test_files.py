@@ -94,6 +94,7 @@ STEPS = ["os.fsync", "os.fdopen", "pathlib.Path.replace", "pathlib.Path.chmod", 
     [
         (errno.ENOSPC, RuntimeFailure),
         (errno.EDQUOT, RuntimeFailure),
+        (errno.EFBIG, RuntimeFailure),
         (errno.EIO, RuntimeFailure),
         (errno.EACCES, InputError),
         (errno.EROFS, InputError),
@@ -114,6 +115,7 @@ def test_failure_leaves_the_old_file(
     assert caught.value.exit_code == (1 if kind is RuntimeFailure else 2)
     assert str(path) in str(caught.value)
     assert os.strerror(number) in str(caught.value)
+    assert "Errno" not in str(caught.value)
     assert_untouched(path)
 
 
@@ -182,12 +184,16 @@ class TestCheckWritable:
         self.refusal(path / "model.onnx")
         assert_untouched(path)
 
-    def test_name_too_long(self, tmp_path: Path) -> None:
-        self.refusal(tmp_path / ("x" * 300))
+    @pytest.mark.parametrize("name", ["x" * 256, "\u00e9" * 128], ids=["1-byte", "2-bytes"])
+    def test_name_too_long(self, tmp_path: Path, name: str) -> None:
+        self.refusal(tmp_path / name)
 
-    def test_read_only_folder(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("permitted", [0, os.W_OK, os.X_OK])
+    def test_read_only_folder(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, permitted: int
+    ) -> None:
         # The superuser may write anywhere, so the answer of the system is played.
-        monkeypatch.setattr("os.access", lambda *_: False)
+        monkeypatch.setattr("os.access", lambda _path, mode: not mode & ~permitted)
         assert "permission" in self.refusal(path)
 
     def test_source_itself(self, path: Path) -> None:
@@ -231,18 +237,34 @@ def test_files_are_written_together(path: Path) -> None:
     assert sorted(path.parent.iterdir()) == [other, path]
 
 
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
+@pytest.mark.parametrize("existing", [{"a.onnx", "z.json"}, {"a.onnx"}, {"z.json"}, set()], ids=str)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "broken")])
 def test_a_failure_between_two_renames_undoes_the_first(
-    error: BaseException, path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    existing: set[str],
+    links: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other, rename = path.with_name("z.json"), Path.replace
+    first, second, rename = tmp_path / "a.onnx", tmp_path / "z.json", Path.replace
+    for name in existing:
+        (tmp_path / name).write_bytes(OLD)
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+        (tmp_path / name).chmod(0o640)
 
     def fail_at_the_second(self: Path, target: Path) -> Path:
-        if target == other:
+        if target == second:
             raise error
         return rename(self, target)
 
     monkeypatch.setattr(Path, "replace", fail_at_the_second)
-    with pytest.raises((KeyboardInterrupt, BitexportError)):
-        write_together({path: NEW, other: b"{}"})
-    assert_untouched(path)
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", raises(os_error(errno.EPERM)))
+    with pytest.raises(RuntimeFailure if isinstance(error, OSError) else KeyboardInterrupt):
+        write_together({first: NEW, second: b"{}"})
+    assert {path.name for path in tmp_path.iterdir()} == existing
+    for path in tmp_path.iterdir():
+        status = path.stat()
+        assert path.read_bytes() == OLD
+        assert (status.st_mode & 0o777, status.st_mtime_ns) == (0o640, 10**18)

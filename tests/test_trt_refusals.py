@@ -106,6 +106,7 @@ def test_no_models(data: bytes, tmp_path: Path) -> None:
     ("options", "text"),
     [
         (("--min-batch", "0"), "min 0"),
+        (("--max-batch", "0"), "max 0"),
         (("--min-batch", "4", "--opt-batch", "2", "--max-batch", "8"), "min 4, opt 2, max 8"),
         (("--max-batch", "100000"), "100000"),
         (("--plugin-library", "x.so"), "--plugin-library"),
@@ -167,8 +168,9 @@ def test_the_readme_has_the_generated_line(wrn: Path, monkeypatch: pytest.Monkey
 def test_trtexec_line_of_a_changed_model(wrn: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved model.onnx"
     out = ("-o", tmp_path / "x.engine")
-    words = shlex.split(line(wrn, *out, "--fp16", "--save-onnx", saved, *LIBRARY))
-    assert f"--onnx={saved}" in words and "--staticPlugins=libbitexport_trt.so" in words
+    library = ("--plugin-library", "elsewhere/libmine.so")
+    words = shlex.split(line(wrn, *out, "--fp16", "--save-onnx", saved, *library))
+    assert f"--onnx={saved}" in words and "--staticPlugins=elsewhere/libmine.so" in words
     proto = onnx.load(saved)
     # Without functions a missing plugin fails loudly; the nodes are named for the engine.
     assert not proto.functions

@@ -70,7 +70,7 @@ def _read_directory(path: Path, data: FileBytes) -> list[Record]:
     count, offset, end = _find_directory(path, data)
     records: list[Record] = []
     at = offset
-    while at < end and len(records) < count:
+    while at < end:
         record, at = _read_entry(path, data, at, offset)
         records.append(record)
     if at != end or len(records) != count:
@@ -142,8 +142,6 @@ def _read_entry(path: Path, data: FileBytes, at: int, limit: int) -> tuple[Recor
             expected="a stored record",
             fix="Save the checkpoint again with torch.save.",
         )
-    if start + _LOCAL.size > limit:
-        raise damaged_zip(path, f"record {shown(name)} lies outside the file")
     magic, *_, name_length, extra_length = _LOCAL.unpack(data[start : start + _LOCAL.size])
     name_end = start + _LOCAL.size + name_length
     if magic != b"PK\x03\x04" or data[start + _LOCAL.size : name_end] != raw_name:

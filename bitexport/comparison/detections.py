@@ -118,13 +118,12 @@ def _pairs(
     distance = np.abs(got["boxes"][:, None] - expected["boxes"][None]).max(axis=2)
     distance = distance / max(expected["masks"].shape[2:])
     distance = distance + np.abs(got["scores"][:, None] - expected["scores"][None])
-    # NaN is nobody's neighbour.
-    apart = (got["labels"][:, None] != expected["labels"][None]) | np.isnan(distance)
-    distance = np.where(apart, np.inf, distance)
+    distance[got["labels"][:, None] != expected["labels"][None]] = np.inf
     pairs: dict[int, int] = {}
     taken: set[int] = set()
     for place in np.argsort(distance, axis=None, kind="stable"):
         i, j = divmod(int(place), distance.shape[1])
+        # NaN is nobody's neighbour.
         if distance[i, j] < np.inf and i not in pairs and j not in taken:
             pairs[i] = j
             taken.add(j)

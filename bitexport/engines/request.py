@@ -51,8 +51,10 @@ class EngineRequest:
         Raises:
             InputError: They are out of order or out of bounds.
         """
-        largest = self.max_batch or max(self.min_batch, self.opt_batch or 1)
-        batches = (self.min_batch, self.opt_batch or largest, largest)
+        largest, usual = self.max_batch, self.opt_batch
+        if largest is None:
+            largest = self.min_batch if usual is None else max(self.min_batch, usual)
+        batches = (self.min_batch, largest if usual is None else usual, largest)
         if not 1 <= batches[0] <= batches[1] <= batches[2] <= _LARGEST_BATCH:
             raise InputError(
                 "wrong batch sizes",
