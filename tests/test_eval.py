@@ -147,6 +147,57 @@ def test_digits_are_the_held_out_ones_of_training() -> None:
     assert data.sample(7).shape == (7, 3, 16, 16)
 
 
+def test_networks_of_one_channel_get_grey_images(tmp_path: Path) -> None:
+    shape, colours = (1, 16, 16), (3, 16, 16)
+    grey, colour = (
+        open_images(DataOptions("digits"), each).batch(0, 9) for each in (shape, colours)
+    )
+    assert np.array_equal(grey[0], colour[0][:, :1]) and np.array_equal(grey[1], colour[1])
+    pixels = random_pixels(16, 1)[0]
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a" / "x.png")
+    options = DataOptions("imagefolder", tmp_path, preprocessing='{"mean": [0.25], "std": [0.5]}')
+    images, _ = open_images(options, shape).batch(0, 1)
+    luma = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+    np.testing.assert_allclose(images[0, 0], (luma / 255 - 0.25) / 0.5, atol=2 / 255)
+    for refused, wrong in (
+        (DataOptions("imagefolder", tmp_path), shape),  # nothing is usual
+        (replace(options, mean=(0, 0, 0), std=(1, 1, 1)), shape),
+        (replace(options, mean=(0,), std=(1,)), colours),
+    ):
+        with pytest.raises(InputError, match="wrong mean or deviation"):
+            open_images(refused, wrong)
+    with pytest.raises(InputError, match=r"neither colour nor grey images \(got 4 channels"):
+        open_images(DataOptions("digits"), (4, 16, 16))
+
+
+def test_a_network_of_one_channel_is_evaluated(tmp_path: Path) -> None:
+    """One whose logits are the ink in ten parts of a digit, as numpy adds it up."""
+    nodes = [
+        onnx.helper.make_node("Slice", ["input", "start", "end", "rows"], ["upper"]),
+        onnx.helper.make_node("Reshape", ["upper", "parts"], ["split"]),
+        onnx.helper.make_node("ReduceSum", ["split", "last"], ["logits"], keepdims=0),
+    ]
+    constants = {"start": [0], "end": [10], "rows": [2], "parts": [0, 10, 16], "last": [2]}
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", ["N", 1, 16, 16]), ("logits", ["N", 10]))
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "ink", values[:1], values[1:],
+        [onnx.numpy_helper.from_array(np.array(v), name) for name, v in constants.items()],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 18)]
+    path = tmp_path / "ink.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    digits = load_digits()
+    ink = digits.test_images[:, 0, :10].sum(dim=2).argmax(dim=1)
+    outcome = run("eval", path, "--dataset", "digits", "--mean", "0.5", "--std", "0.5", "--json")
+    assert outcome.code == 0, outcome.err
+    right = (ink == digits.test_labels).float().mean().item()
+    assert outcome.json["top1"] == pytest.approx(right) and right > 0.02
+
+
 def test_statistics_of_the_file_win_over_the_usual_ones_and_given_ones_over_these(
     model: Path, tmp_path: Path
 ) -> None:
@@ -389,8 +440,18 @@ def test_bench_keeps_to_a_fixed_batch(fixed: Path) -> None:
     assert {layer["batch"] for layer in report["layers"]} == {3}
     left_out = {skip["reason"] for skip in report["skipped"]}
     assert left_out == {"batch 8 is another than the 3 that the file has"}
-    outcome = run("bench", fixed, "--batch", "8", *quick)
-    assert (outcome.code, outcome.out) == (1, "") and "Give --batch 3" in outcome.err
+
+
+def test_bench_of_nothing_but_fixed_batches_names_these(model: Path, fixed: Path) -> None:
+    """Whatever else is missing on the machine, such as a GPU, is no reason."""
+    quick = ("--duration", "0", "--no-memory", "--json", "-")
+    outcome = run("bench", fixed, *quick)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "the batch is fixed in the file (got --batch 1, expected 3). Give --batch 3" in (
+        outcome.err
+    )
+    both = run("bench", fixed, model, "--runtimes", "ort", "--precisions", "fp32", *quick)
+    assert {run["model"] for run in both.json["runs"]} == {model.name}
 
 
 def test_another_size_than_the_models_is_refused(model: Path) -> None:

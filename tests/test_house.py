@@ -155,6 +155,7 @@ def test_public_names(module: str) -> None:
     names = loaded.__all__
     assert len(set(names)) == len(names)
     assert names == sorted(names, key=isort_style)
+    assert set(names) <= set(dir(loaded)), "a shell completes by dir()"
     for name in names:
         assert getattr(loaded, name) is not None
 

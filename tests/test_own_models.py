@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import bitexport
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
-from bitexport.layers import SignConv2d
+from bitexport.layers import BinaryConv2d, SignConv2d
 from bitexport.spec import BinaryConvSpec, CodebookLinearSpec, ConvGeometry, SignConvSpec
 
 IMAGES = torch.zeros(1, 3, 8, 8)
@@ -219,3 +220,53 @@ def test_a_spec_that_says_something_else_is_not_blamed_on_the_exporter(tmp_path)
     with pytest.raises(ComparisonFailure, match="Check that the spec of the layer") as caught:
         bitexport.export(model, IMAGES, tmp_path / "m.onnx")
     assert "report this" not in str(caught.value)
+
+
+def test_what_is_registered_is_a_class_and_a_function() -> None:
+    """A layer would be registered without a word, and its layers exported as dense ones."""
+    for wrong in ((RealInputLinear(), of_one_pixel), (int, of_one_pixel), (nn.Bilinear, {})):
+        with pytest.raises(InputError, match=r"Call bitexport\.register_layer\(MyLayer, to_spec"):
+            bitexport.register_layer(*wrong)
+
+
+class Inside(nn.Module):
+    """A network with another one inside."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "advice"),
+    [
+        (torch.compile, r"Give model\._orig_mod\."),
+        (nn.DataParallel, r"Give model\.module\."),
+    ],
+)
+def test_what_training_wraps_a_model_in_is_named(wrap, advice, tmp_path) -> None:
+    model = nn.Sequential(SignConv2d(3, 4, 3), nn.Flatten())
+    with pytest.raises(InputError, match=advice):
+        bitexport.export(wrap(model), IMAGES, tmp_path / "m.onnx")
+
+
+def test_compiled_parts_run_as_they_are(tmp_path) -> None:
+    """Watched layers recorded numbers out of compiled code, where torch asserts."""
+    torch.manual_seed(0)
+    in_place = nn.Sequential(BinaryConv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    in_place.compile()
+    outer = torch.compile(nn.Sequential(BinaryConv2d(4, 4, 3), nn.Flatten()).eval())
+    report = bitexport.export(nn.Sequential(in_place, outer), IMAGES, tmp_path / "m.onnx")
+    assert [layer.op for layer in report.layers] == ["BinaryConv", "BinaryConv"]
+    assert report.verify.ok
+
+
+def test_scripted_models_are_named(tmp_path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch deprecate it
+        scripted = torch.jit.trace(nn.Conv2d(3, 4, 3), IMAGES)
+    with pytest.raises(InputError, match="Give the module that it was made from"):
+        bitexport.export(Inside(scripted), IMAGES, tmp_path / "m.onnx")

@@ -19,6 +19,7 @@ from torch import nn
 
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.layers import BinaryConv2d
+from bitexport.models.resnet import build_resnet
 from training import cli
 from training.batches import EpochBatches
 from training.datasets import DataOptions, ImageData, open_data
@@ -344,6 +345,11 @@ def outcome_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["quantize", "--model", "resnet18", "--blocks", "tiny"], "small or large"),
         (["quantize", "--model", "vgg16"], "resnet18"),
         (["quantise"], "wrong usage"),
+        (["train", "--recipe", "own/nothing"], "no recipe own/nothing (got No such file"),
+        (["train", "--recipe", "./binary"], "makes no sense (got "),
+        (["train", "--recipe", "wrn20-10-1bit", "--teacher", "t.pth"], "learns from no teacher"),
+        (["train", "--recipe", "wrn20-10-1bit", "--out", "binary"], "cannot make the folder"),
+        (["quantize", "--out", "binary/folder"], "cannot make the folder"),
     ],
 )
 def test_errors_are_one_line_with_exit_code_2(
@@ -354,10 +360,21 @@ def test_errors_are_one_line_with_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("binary").write_bytes(bytes(range(256)))
     assert outcome_of(monkeypatch, *arguments) == 2
     printed = capsys.readouterr()
     assert message in printed.err and "Traceback" not in printed.err
     assert len(printed.err.splitlines()) == 1 and printed.err.startswith("error: ")
+
+
+def test_a_model_that_the_checkpoint_is_not_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "real.pth"
+    torch.save(build_resnet("resnet18", 10).state_dict(), path)
+    arguments = ("quantize", "--model", "resnet34", "--checkpoint", str(path))
+    assert outcome_of(monkeypatch, *arguments) == 2
+    assert "(got --model resnet34, expected resnet18). Leave --model out" in capsys.readouterr().err
 
 
 def test_command_line_trains_and_evaluates(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitexport.cli.output import Debug, Json, print_json, run, say, size, stdout
+from bitexport.errors import InputError
 
 if TYPE_CHECKING:
     from training.datasets import ImageData
@@ -91,6 +92,7 @@ def train(
     from training.trainer import train as train_recipe
 
     plan = load_recipe(recipe, dataset)
+    _refuse_idle_teacher(plan, teacher)
     plan = with_epochs(plan, epochs) if epochs else plan
     if learning_rate is not None:
         rated = {n: replace(s, learning_rate=learning_rate) for n, s in plan.stages.items()}
@@ -127,9 +129,14 @@ def train(
 
 @app.command(no_args_is_help=True)
 def quantize(
-    model: Annotated[str, typer.Option(metavar="NAME", help="A ResNet of torchvision.")] = (
-        "resnet18"
-    ),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A ResNet of torchvision.",
+            show_default="the checkpoint's, or resnet18",
+        ),
+    ] = None,
     blocks: Annotated[str, typer.Option(help="small or large.")] = "small",
     checkpoint: Annotated[
         Path | None,
@@ -154,21 +161,23 @@ def quantize(
     from training.product_quantization.plan import load_plan
     from training.product_quantization.quantize import QuantizeOptions
     from training.product_quantization.quantize import quantize as quantize_network
-    from training.product_quantization.source import real_network
+    from training.product_quantization.source import DEFAULT_ARCH, real_network
     from training.trainer import RunOptions
     from training.trainer import threads as torch_threads
 
-    plan = load_plan(blocks, model, dataset)
-    folder = out or Path("runs") / f"{model}-{blocks}-{dataset}"
+    load_plan(blocks, DEFAULT_ARCH, dataset)  # refuses what makes no sense before any training
+    folder = out or Path("runs") / f"{model or DEFAULT_ARCH}-{blocks}-{dataset}"
     count = _threads(threads, dataset)
     run_options = RunOptions(folder / "float32", seed=seed, device=device, threads=count)
     real, arch = real_network(
         model, checkpoint, dataset=dataset, download=download, run=run_options
     )
+    folder = out or Path("runs") / f"{arch}-{blocks}-{dataset}"
+    plan = load_plan(blocks, arch, dataset)
     images = _open(plan, data, download, limit)
     with torch_threads(count):
         options = QuantizeOptions(folder, arch, seed, _device(device))
-        outcome = quantize_network(real, images, load_plan(blocks, arch, dataset), options)
+        outcome = quantize_network(real, images, plan, options)
     record = {
         "model": arch,
         "blocks": blocks,
@@ -222,6 +231,17 @@ def evaluate(
 def main() -> None:
     """Entry point: every failure is one line on stderr and an exit code."""
     run(app)
+
+
+def _refuse_idle_teacher(plan: Recipe, teacher: Path | None) -> None:
+    if teacher is None or any(s.loss == "distillation" for s in plan.stages.values()):
+        return
+    raise InputError(
+        f"recipe {plan.name} learns from no teacher",
+        got=f"--teacher {teacher}",
+        expected='a recipe with loss = "distillation" in a stage',
+        fix="Leave --teacher out, or name another --recipe.",
+    )
 
 
 def _open(plan: Recipe | QuantizePlan, data: Path, download: bool, limit: int | None) -> ImageData:

@@ -27,10 +27,11 @@ from rich.text import Text
 from bitexport import export
 from bitexport.cli.output import Debug, progress, run, say, size, stdout
 from bitexport.comparison import Comparison, Tolerance, compare_logits
-from bitexport.errors import ComparisonFailure, InputError
+from bitexport.errors import ComparisonFailure
 from bitexport.files import check_writable
 from bitexport.runtimes import Runner, runtime_named
 from training.datasets import DataOptions, ImageData, open_data
+from training.logs import make_folder
 from training.prediction import accuracy, predict
 from training.recipe import Recipe, load_recipe, with_epochs
 from training.trainer import Outcome as Trained
@@ -78,7 +79,8 @@ def demo(
     """Train a 1-bit Wide ResNet on handwritten digits, export it, verify it, and compare."""
     del debug
     started = time.perf_counter()
-    _make_folder(out)
+    make_folder(out)
+    check_writable(out / "digits-1bit.onnx")
     recipe = with_epochs(load_recipe("wrn20-10-1bit", "digits"), epochs)
     data = open_digits(recipe)
     say("training the 1-bit network")
@@ -228,20 +230,6 @@ def _program() -> str:
     program = Path(sys.executable).with_name("bitexport")
     here = Path.cwd()
     return str(program.relative_to(here) if program.is_relative_to(here) else program)
-
-
-def _make_folder(out: Path) -> None:
-    """Make the folder, and find out before the training whether it can be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot make the folder {out}",
-            got=error.strerror or error,
-            expected="a folder that can be written",
-            fix="Name another --out.",
-        ) from error
-    check_writable(out / "digits-1bit.onnx")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bitexport.cli.output import say
-from bitexport.files import write_atomically
+from bitexport.errors import InputError
+from bitexport.files import check_writable, write_atomically
 
-__all__ = ["EpochReport", "RunLog", "show_progress"]
+__all__ = ["EpochReport", "RunLog", "make_folder", "show_progress"]
 
 _PIPE_EVERY = 10
 
@@ -45,6 +46,24 @@ class EpochReport:
     test_accuracy: float
     learning_rate: float
     seconds: float
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of a run, and find out before the training whether it can be written.
+
+    Raises:
+        InputError: It cannot be.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {out}",
+            got=error.strerror or error,
+            expected="a folder that can be written",
+            fix="Name another --out.",
+        ) from error
+    check_writable(out / "log.csv")
 
 
 class RunLog:

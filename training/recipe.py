@@ -135,7 +135,8 @@ def load_recipe(name: str, dataset: str | None = None) -> Recipe:
     Raises:
         InputError: There is no such recipe, or it says something that makes no sense.
     """
-    path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    given = name.endswith(".toml") or Path(name).name != name
+    path = Path(name) if given else _FOLDER / f"{name}.toml"
     table = parse_toml(path, name)
     small = table.pop("digits", {})
     chosen = dataset or table.get("dataset", "digits")
@@ -165,7 +166,7 @@ def parse_toml(path: Path, name: str = "") -> dict[str, Any]:
             expected=f"a TOML file, or one of {', '.join(recipe_names())}",
             fix="Correct --recipe.",
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _senseless(path, error, "TOML") from error
     return table
 

@@ -27,7 +27,7 @@ from training.batches import Sharding, training_batches
 from training.checkpoints import Description, load_resume, save_checkpoint, save_resume
 from training.datasets import ImageData
 from training.engine import make_fabric, set_determinism
-from training.logs import EpochReport, RunLog, show_progress
+from training.logs import EpochReport, RunLog, make_folder, show_progress
 from training.networks import build
 from training.prediction import predict
 from training.recipe import Recipe, Stage
@@ -134,7 +134,7 @@ class _Run:
 
     def train(self) -> Outcome:
         started = time.perf_counter()
-        self.options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.options.out)
         record = self._interrupted()
         first_stage, first_epoch, rows = (
             (record["stage"], record["epoch"], record["rows"]) if record else (0, 0, 0)

@@ -23,7 +23,7 @@ from bitexport.bench.machine import load_warning, machine, versions
 from bitexport.bench.measure import Ratio, Timing, pinned, ratio_of, take_turns
 from bitexport.bench.record import LayerTime, Report, Run, Skip
 from bitexport.bench.roofline import Rates, measured_rates
-from bitexport.bench.subjects import read_subject
+from bitexport.bench.subjects import Subject, read_subject
 from bitexport.bench.trial import accuracy, try_out
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.evaluation import Accuracy
@@ -50,7 +50,7 @@ def bench(
 
     Raises:
         InputError: A file cannot be read, is refused by all runtimes, or does not take the given
-            images.
+            images; or no model takes a batch of the given sizes.
         UnsupportedModel: A checkpoint of no known model.
         RuntimeFailure: No runtime can run any of the models.
     """
@@ -59,12 +59,14 @@ def bench(
     runtimes = usable_runtimes(options, skipped)
     with pinned(options.threads) as processors:
         subjects = [read_subject(path, options.export) for path in paths]
-        cases: list[Case] = []
         for index, (path, subject) in enumerate(zip(paths, subjects, strict=True)):
             if subject.engine is None:
-                show(f"trying {subject.name}", 0.1 * index / len(subjects))
+                show(f"trying {subject.name}", 0.05 * index / len(subjects))
                 try_out(path, subject, runtimes, options)
-            show(f"building the twins of {subject.name}", 0.1 * index / len(subjects))
+        _check_batches(subjects, options)
+        cases: list[Case] = []
+        for index, (path, subject) in enumerate(zip(paths, subjects, strict=True)):
+            show(f"building the twins of {subject.name}", 0.05 + 0.05 * index / len(subjects))
             with refusing_malformed(path):
                 cases += cases_of(subject, runtimes, options, skipped)
         refused: list[InputError] = []
@@ -92,6 +94,20 @@ def bench(
         sizes={subject.name: subject.sizes() for subject in subjects},
         skipped=tuple(skipped),
         warnings=tuple(warning for warning in warnings if warning is not None),
+    )
+
+
+def _check_batches(subjects: Sequence[Subject], options: BenchOptions) -> None:
+    fixed = [subject.fixed_batch for subject in subjects]
+    sizes = sorted({size for size in fixed if size is not None})
+    if None in fixed or not set(sizes).isdisjoint(options.batches):
+        return
+    names = ", ".join(subject.name for subject in subjects)
+    raise InputError(
+        f"{names}: the batch is fixed in the file",
+        got=f"--batch {','.join(map(str, options.batches))}",
+        expected=" or ".join(map(str, sizes)),
+        fix=f"Give --batch {','.join(map(str, sizes))}, or export with a batch of any size.",
     )
 
 

@@ -152,7 +152,7 @@ def parse_input_size(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_channels(option: str, text: str | None) -> tuple[float, ...] | None:
-    """``"0.5,0.5,0.5"`` to three numbers.
+    """``"0.5,0.5,0.5"`` to three numbers, for a network of one channel ``"0.5"`` to one.
 
     Raises:
         InputError: Anything else.
@@ -163,11 +163,11 @@ def parse_channels(option: str, text: str | None) -> tuple[float, ...] | None:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != 3 or not all(math.isfinite(x) for x in numbers):
+    if len(numbers) not in (1, 3) or not all(math.isfinite(x) for x in numbers):
         raise InputError(
             f"wrong {option}",
             got=text,
-            expected="three numbers such as 0.485,0.456,0.406",
+            expected="three numbers such as 0.485,0.456,0.406, or one for grey images",
             fix="Correct it.",
         )
     return numbers

@@ -37,7 +37,7 @@ def evaluate(
     ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(metavar="R,G,B", help="Mean of pixels in 0 to 1."),
+        typer.Option(metavar="R,G,B", help="Mean of pixels in 0 to 1; one number for grey images."),
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Deviation of pixels.")] = None,
     input_size: Annotated[

@@ -9,8 +9,11 @@ that flipped.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -179,8 +182,16 @@ def reference_run(module: nn.Module, images: FloatArray, names: Sequence[str]) -
     return ReferenceRun(dict(zip(names, _reference(module, images), strict=True)))
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Runs modules that torch.compile was called on as they are: hooks watch their layers."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled; its import takes a second
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
 def _reference(module: nn.Module, images: FloatArray) -> tuple[FloatArray, ...]:
-    with torch.inference_mode():
+    with torch.inference_mode(), _uncompiled():
         result = module(torch.from_numpy(images))
     tensors = result if isinstance(result, tuple) else (result,)
     if not all(isinstance(tensor, Tensor) for tensor in tensors):

@@ -1,12 +1,13 @@
 """Labelled images by the name of their data set, as a network wants them.
 
 digits       scikit-learn's bundled digits: the held-out fifth (stratified, seed 0), 8x8 -> 16x16,
-             grey repeated over three channels; nothing to download
+             grey, repeated over three channels for a colour network; nothing to download
 cifar10/100  the test images of the python version, in a folder
 imagefolder  one folder a class, in alphabetic order, such as ImageNet's val/; the shorter side is
              resized to 256/224 of the input, the middle is cut out; pictures of exactly the
              input's size are taken as they are
 
+A network of one channel gets the others' images in grey (``L`` of Pillow, ITU-R BT.601).
 Pixels of 0 to 1 are normalized by a mean and a deviation: those given, or those that the model's
 file states, or the data set's usual ones.
 """
@@ -120,16 +121,16 @@ def open_images(options: DataOptions, input_shape: tuple[int, int, int]) -> Labe
             expected=" or ".join(DATASETS),
             fix="Correct --dataset.",
         )
-    if input_shape[0] != 3:
+    if input_shape[0] not in (1, 3):
         raise InputError(
-            "the model does not take colour images",
+            "the model takes neither colour nor grey images",
             got=f"{input_shape[0]} channels",
-            expected="3",
+            expected="3 or 1",
             fix="Name another model.",
         )
-    mean, std = _statistics(options)
+    mean, std = _statistics(options, input_shape[0])
     openers = {"digits": _digits, "imagefolder": _image_folder}
-    read, indices, classes = openers.get(options.name, _cifar)(options, input_shape[1:])
+    read, indices, classes = openers.get(options.name, _cifar)(options, input_shape)
     if options.limit is not None and options.limit < len(indices):
         indices = indices[np.linspace(0, len(indices) - 1, options.limit).astype(np.int64)]
     return LabelledImages(read, indices, classes, mean, std)
@@ -138,32 +139,37 @@ def open_images(options: DataOptions, input_shape: tuple[int, int, int]) -> Labe
 _Opened = tuple[Callable[[int], tuple[FloatArray, int]], npt.NDArray[np.int64], int]
 
 
-def _statistics(options: DataOptions) -> tuple[Sequence[float], Sequence[float]]:
+def _statistics(options: DataOptions, channels: int) -> tuple[Sequence[float], Sequence[float]]:
     mean, std = _STATISTICS[options.name]
-    stated = _stated(options.preprocessing)
+    if channels == 1:  # known of digits, which are grey; of colours in grey nothing is usual
+        grey = options.name == "digits"
+        mean, std = (mean[:1], std[:1]) if grey else ((), ())
+    stated = _stated(options.preprocessing, channels)
     mean = options.mean or stated.get("mean") or mean
     std = options.std or stated.get("std") or std
-    if len(mean) != 3 or len(std) != 3 or not all(0 < s < np.inf for s in std):
+    if len(mean) != channels or len(std) != channels or not all(0 < s < np.inf for s in std):
+        count = {1: "one number", 3: "three numbers"}[channels]
         raise InputError(
             "wrong mean or deviation",
             got=f"{list(mean)} and {list(std)}",
-            expected="three numbers each, the deviations above 0",
+            expected=f"{count} each, the deviations above 0",
             fix="Correct --mean and --std.",
         )
     return mean, std
 
 
-def _stated(text: str) -> dict[str, tuple[float, ...]]:
+def _stated(text: str, channels: int) -> dict[str, tuple[float, ...]]:
     """`mean` and `std` of a file's statement; anything malformed counts as not stated."""
     try:
         record = json.loads(text) if text else {}
         found = {k: tuple(float(x) for x in record[k]) for k in ("mean", "std") if k in record}
     except (ValueError, TypeError, RecursionError):
         return {}
-    return {k: v for k, v in found.items() if len(v) == 3}
+    return {k: v for k, v in found.items() if len(v) == channels}
 
 
-def _digits(_options: DataOptions, size: tuple[int, int]) -> _Opened:
+def _digits(_options: DataOptions, shape: tuple[int, int, int]) -> _Opened:
+    channels, *size = shape
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -183,17 +189,18 @@ def _digits(_options: DataOptions, size: tuple[int, int]) -> _Opened:
     grey = _resized(grey, (_DIGITS_SIZE, _DIGITS_SIZE))
 
     def read(index: int) -> tuple[FloatArray, int]:
-        pixels: FloatArray = _resized(grey[index : index + 1], size).repeat(1, 3, 1, 1).numpy()
+        resized = _resized(grey[index : index + 1], size)
+        pixels: FloatArray = resized.repeat(1, channels, 1, 1).numpy()
         return pixels[0], int(labels[index])
 
     return read, np.sort(held_out), 10
 
 
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def _cifar(options: DataOptions, size: tuple[int, int]) -> _Opened:
+def _cifar(options: DataOptions, shape: tuple[int, int, int]) -> _Opened:
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[options.name]
@@ -208,10 +215,10 @@ def _cifar(options: DataOptions, size: tuple[int, int]) -> _Opened:
             fix="Run where there is a network: python -c 'from torchvision.datasets import "
             f"{kind.__name__}; {kind.__name__}({json.dumps(str(root))}, download=True)'",
         ) from error
-    return _pillow_reader(data, size, 1.0), np.arange(len(data)), len(data.classes)
+    return _pillow_reader(data, shape, 1.0), np.arange(len(data)), len(data.classes)
 
 
-def _image_folder(options: DataOptions, size: tuple[int, int]) -> _Opened:
+def _image_folder(options: DataOptions, shape: tuple[int, int, int]) -> _Opened:
     from torchvision.datasets import ImageFolder
 
     root = _folder(options)
@@ -225,7 +232,7 @@ def _image_folder(options: DataOptions, size: tuple[int, int]) -> _Opened:
             expected="one folder a class with images in it",
             fix="Name the folder of the classes, or its parent if it is called val, with --data.",
         ) from error
-    return _pillow_reader(data, size, _CROP), np.arange(len(data)), len(data.classes)
+    return _pillow_reader(data, shape, _CROP), np.arange(len(data)), len(data.classes)
 
 
 def _folder(options: DataOptions) -> Path:
@@ -241,14 +248,14 @@ def _folder(options: DataOptions) -> Path:
 
 def _pillow_reader(
     data: Any,  # noqa: ANN401  (torchvision ships no types)
-    size: tuple[int, int],
+    shape: tuple[int, int, int],
     crop: float,
 ) -> Callable[[int], tuple[FloatArray, int]]:
     """Reads a Pillow image; resizes its shorter side to size / crop and cuts out the middle."""
     from torchvision.transforms import v2
 
-    height, width = size
-    side = round(max(size) / crop)
+    channels, height, width = shape
+    side = round(max(height, width) / crop)
     if side > _LARGEST_SIDE:
         raise InputError(
             "the model takes too large images",
@@ -271,7 +278,8 @@ def _pillow_reader(
             ) from error
         if image.size != (width, height):
             image = cut(resize(image))
-        pixels: FloatArray = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
-        return pixels, int(label)
+        values = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32)
+        pixels: FloatArray = values.reshape(height, width, channels).transpose(2, 0, 1)
+        return pixels / np.float32(255), int(label)
 
     return read

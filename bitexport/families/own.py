@@ -17,7 +17,8 @@ def own_model(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
     """A torch model of the caller's as if a checkpoint had held it.
 
     Raises:
-        InputError: There is no batch of images to trace it with, or it is not float32 on the CPU.
+        InputError: There is no batch of images to trace it with, or it is not float32 on the CPU,
+            or wrapped or scripted.
     """
     if example_input is None:
         raise InputError(
@@ -36,9 +37,31 @@ def own_model(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
             expected="float32 on the CPU",
             fix="Call model.float().cpu() first.",
         )
+    _refuse_wrapped(module)
     shape = (int(example_input.shape[1]), *image_size(example_input))
     return LoadedModel(
         module=module, family=OWN_FAMILY, arch=type(module).__name__, input_shape=shape
+    )
+
+
+def _refuse_wrapped(module: nn.Module) -> None:
+    """The wrappers' forward takes anything, and torch.export reads no TorchScript."""
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise _wrapped(type(module).__name__, "model.module")
+    if hasattr(module, "_orig_mod"):
+        raise _wrapped("model out of torch.compile", "model._orig_mod")
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            place = ".".join(part for part in ("model", name) if part)
+            raise _wrapped(f"{place} out of torch.jit", "the module that it was made from")
+
+
+def _wrapped(got: str, instead: str) -> InputError:
+    return InputError(
+        "a torch model is wrapped",
+        got=got,
+        expected="the module itself, which torch.export can trace",
+        fix=f"Give {instead}.",
     )
 
 

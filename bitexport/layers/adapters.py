@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from bitexport.errors import UnsupportedModel
+from bitexport.errors import InputError, UnsupportedModel
 from bitexport.layers.binary_conv import BinaryConv2d
 from bitexport.layers.codebook import CodebookConv2d, CodebookConvTranspose2d, CodebookLinear
 from bitexport.layers.sign_conv import SignConv2d
@@ -78,8 +78,16 @@ def register_layer(cls: type[Layer], to_spec: ToSpec[Layer]) -> None:
             export it, with a dense weight.
 
     Raises:
+        InputError: ``cls`` is no class of layers, such as a layer, or ``to_spec`` no function.
         UnsupportedModel: The class is registered already.
     """
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module) and callable(to_spec)):
+        raise InputError(
+            "a layer class cannot be registered",
+            got=f"{_kind(cls)} and {_kind(to_spec)}",
+            expected="a class of torch.nn.Module, and a function that turns its layers into specs",
+            fix="Call bitexport.register_layer(MyLayer, to_spec).",
+        )
     if cls in _ADAPTERS:
         raise UnsupportedModel(
             f"layer class {cls.__qualname__} is registered twice",
@@ -88,6 +96,10 @@ def register_layer(cls: type[Layer], to_spec: ToSpec[Layer]) -> None:
             fix="Register a subclass instead.",
         )
     _ADAPTERS[cls] = to_spec
+
+
+def _kind(value: object) -> str:
+    return f"class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def conv_geometry(conv: nn.Conv2d) -> ConvGeometry:

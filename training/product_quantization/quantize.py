@@ -29,7 +29,7 @@ from bitexport.layers import CodebookConv2d, CodebookLinear
 from training.batches import Sharding, training_batches
 from training.checkpoints import Description
 from training.datasets import ImageData
-from training.logs import EpochReport, RunLog, show_progress
+from training.logs import EpochReport, RunLog, make_folder, show_progress
 from training.prediction import accuracy, predict
 from training.product_quantization.em import Quantized, quantize_blocks
 from training.product_quantization.layers import (
@@ -101,7 +101,7 @@ def quantize(
         RuntimeFailure: The finetuning diverged.
     """
     started = time.perf_counter()
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     torch.manual_seed(options.seed)
     run = _Run(real, data, plan, options)
     with RunLog(options.out, 0) as log, show_progress(run.totals, 0, visible=True) as progress:

@@ -16,16 +16,18 @@ from training.datasets import DataOptions, open_data
 from training.recipe import load_recipe
 from training.trainer import RunOptions, train
 
-__all__ = ["real_network"]
+__all__ = ["DEFAULT_ARCH", "real_network"]
+
+DEFAULT_ARCH = "resnet18"
 
 
 def real_network(
-    arch: str, checkpoint: Path | None, *, dataset: str, download: bool, run: RunOptions
+    arch: str | None, checkpoint: Path | None, *, dataset: str, download: bool, run: RunOptions
 ) -> tuple[nn.Module, str]:
     """A trained ResNet and its name.
 
     Args:
-        arch: Name of the ResNet; a checkpoint's own goes first.
+        arch: Name of the ResNet; by default the checkpoint's own, or ``DEFAULT_ARCH``.
         checkpoint: Of the family ``resnet``, or None: digits are learned at once, ImageNet's
             weights are torchvision's.
         dataset: Name of the data set.
@@ -33,7 +35,8 @@ def real_network(
         run: How to train on digits.
 
     Raises:
-        InputError: There is no such network, or nothing to start from.
+        InputError: There is no such network, nothing to start from, or another one in the
+            checkpoint.
         UnsupportedModel: The checkpoint holds another kind of network.
         RuntimeFailure: The download failed.
     """
@@ -46,7 +49,15 @@ def real_network(
                 expected="a real ResNet of torchvision's layout",
                 fix="Train one: python -m training train --recipe resnet18.",
             )
+        if arch not in (None, loaded.arch):
+            raise InputError(
+                f"{checkpoint} holds another network",
+                got=f"--model {arch}",
+                expected=loaded.arch,
+                fix="Leave --model out, or name another --checkpoint.",
+            )
         return loaded.module, loaded.arch
+    arch = arch or DEFAULT_ARCH
     if arch not in RESNETS:
         raise InputError(
             "unknown ResNet",
