@@ -21,7 +21,7 @@ import torch
 from training_digits import GOAL_SEEDS, SYSTEMS, Context, spread
 
 import bitexport
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from training.evaluation import run_exported
 from training.prediction import accuracy, predict
 from training.recipe import load_recipe

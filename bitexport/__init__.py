@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bitexport.errors import BitexportError
-    from bitexport.exporter import ExportOptions, ExportReport, export
+    from bitexport.export_options import ExportOptions
+    from bitexport.exporter import ExportReport, export
     from bitexport.families import LoadedModel, LoadOptions, load
     from bitexport.importer import import_qonnx
     from bitexport.layers import register_layer
@@ -43,7 +44,7 @@ __all__ = [
 
 _HOMES = {
     "BitexportError": "errors",
-    "ExportOptions": "exporter",
+    "ExportOptions": "export_options",
     "ExportReport": "exporter",
     "LoadOptions": "families",
     "LoadedModel": "families",

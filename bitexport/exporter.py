@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ from bitexport.comparison import (
     zero_activation_shares,
 )
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
-from bitexport.families import LoadedModel, LoadOptions, load_model
+from bitexport.export_options import ExportOptions, asked_options
+from bitexport.families import LoadedModel, load_model
 from bitexport.families.own import OWN_FAMILY, image_size, own_model
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import (
@@ -35,7 +36,6 @@ from bitexport.graph import (
     LayerInfo,
     LoweringOptions,
     Record,
-    ZeroWeights,
     capture,
     capture_traced,
     finish_traced,
@@ -47,19 +47,13 @@ from bitexport.models.mask_rcnn import SCORE_THRESHOLD, Detector
 from bitexport.runtimes import runtime_named
 
 __all__ = [
-    "DenseWeights",
-    "ExportOptions",
     "ExportReport",
     "LoweredModel",
-    "ZeroActivations",
-    "asked_options",
     "default_output",
     "export",
     "lowered_model",
 ]
 
-ZeroActivations = Literal["auto", "exact", "plus-one", "refuse"]
-DenseWeights = Literal["exact", "int8"]
 FloatArray = npt.NDArray[np.float32]
 
 _SYSTEMATIC_ZEROS = 1e-4
@@ -69,36 +63,6 @@ _OWN_DIFFERS = (
     "its forward computes: signs, scale, pads, threshold, zero_at_threshold."
 )
 _SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors")
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """Everything that steers an export; the fields are the options of ``bitexport onnx``.
-
-    Attributes:
-        load: What the user says about the checkpoint.
-        input_size: (H, W) of the images, or None for the family's usual size.
-        float16: Compute in float16 behind float32 inputs and outputs.
-        plain: Standard ONNX operators only.
-        zero_weights: What to do with 1-bit weights of exactly 0.
-        zero_activations: What to do with activations of exactly 0 in front of a sign: keep them
-            0, which takes a second convolution, pack them as +1, or refuse the model if sample
-            images show any. ``"auto"`` keeps them in the layers where samples show more than one
-            in 10,000; fewer are chance.
-        dense_weights: Keep the weights of layers that stay dense, or round them to 8 bits, with a
-            step for each output channel (:func:`bitexport.layers.rounded_to_int8`); computed in
-            float all the same.
-        verify: Compare the result with the torch reference, and fail if they differ.
-    """
-
-    load: LoadOptions = field(default_factory=LoadOptions)
-    input_size: tuple[int, int] | None = None
-    float16: bool = False
-    plain: bool = False
-    zero_weights: ZeroWeights = "exact"
-    zero_activations: ZeroActivations = "auto"
-    dense_weights: DenseWeights = "exact"
-    verify: bool = True
 
 
 @dataclass(frozen=True)
@@ -173,13 +137,16 @@ def export(
         What was written, and how it compares with the torch reference.
 
     Raises:
-        InputError: The checkpoint cannot be read, or the output not written.
+        InputError: The checkpoint cannot be read, or the output not written, or the source is
+            neither.
         UnsupportedModel: The model cannot be exported exactly.
         ComparisonFailure: The result differs from the torch reference; nothing is written.
     """
     if isinstance(source, nn.Module):
         with evaluating(source):
             return _export(source, example_input, path, options or ExportOptions())
+    if not isinstance(source, str | os.PathLike):
+        raise _no_source(source)
     return _export(source, example_input, path, options or ExportOptions())
 
 
@@ -372,10 +339,14 @@ def _changed_zeros(lowered: LoweredModel, comparison: Comparison, options: Expor
     return weights or (options.zero_activations == "plus-one" and bool(comparison.zero_activations))
 
 
-def asked_options(options: ExportOptions) -> dict[str, object]:
-    """Those that are not the usual ones, by name."""
-    usual = asdict(ExportOptions())
-    return {k: v for k, v in asdict(options).items() if v != usual[k]}
+def _no_source(source: object) -> InputError:
+    kind = source.__name__ if isinstance(source, type) else type(source).__name__
+    return InputError(
+        "nothing to export",
+        got=f"the class {kind}" if isinstance(source, type) else f"a value of type {kind}",
+        expected="the path of a checkpoint, or a torch model",
+        fix="Load a state dict into its model first, or save it with torch.save and name the file.",
+    )
 
 
 def _required_path(path: str | Path | None) -> Path:

@@ -19,7 +19,8 @@ from bitexport.comparison import (
     sample_input,
 )
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
-from bitexport.exporter import ExportOptions, ExportReport, LoweredModel, asked_options
+from bitexport.export_options import ExportOptions, asked_options
+from bitexport.exporter import ExportReport, LoweredModel
 from bitexport.files import check_writable, write_atomically
 from bitexport.graph import LoweringOptions, QonnxModel, lower, read_qonnx
 from bitexport.graph.properties import Origin, write_origin

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bitexport.checkpoint import read_checkpoint
-from bitexport.exporter import ExportOptions, lowered_model
+from bitexport.export_options import ExportOptions
+from bitexport.exporter import lowered_model
 from bitexport.families import LoadOptions, load_model
 from bitexport.graph import LayerInfo
 from bitexport.graph.properties import record_of

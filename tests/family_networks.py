@@ -11,7 +11,7 @@ from command_line import CLASSES, save_codebooks, save_wrn
 from torch import nn
 
 import bitexport
-from bitexport.exporter import DenseWeights, ExportOptions
+from bitexport.export_options import DenseWeights, ExportOptions
 from bitexport.models.bireal import BiRealNet
 from bitexport.models.centered_networks import ResNetPlan, build_network
 from bitexport.models.reactnet import ReActNetA, reactnet_resnet

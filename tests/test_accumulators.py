@@ -18,7 +18,7 @@ from single_node import model_of
 from torch import Tensor
 
 import bitexport
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.families import load
 from bitexport.graph.constants import constant
 from bitexport.graph.read import read_onnx

@@ -22,7 +22,7 @@ from bitexport.engines.prepare import prepare
 from bitexport.engines.request import EngineRequest
 from bitexport.engines.trtexec import trtexec_line
 from bitexport.errors import InputError
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.families import LoadOptions
 from bitexport.graph.chains import as_given
 from bitexport.graph.read import read_onnx

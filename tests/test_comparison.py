@@ -18,7 +18,7 @@ from bitexport.comparison import (
     relative_l2,
 )
 from bitexport.comparison.figures import largest_difference
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.graph.constants import set_input_constant
 from bitexport.graph.read import read_onnx
 from bitexport.layers import BinaryConv2d

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import bitexport
 from bitexport.comparison import Tolerance, compare_detections
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.layers import CodebookConvTranspose2d
 from bitexport.models.mask_rcnn import SCORE_THRESHOLD
 

@@ -38,6 +38,7 @@ RANKS = {
     "graph": 5,
     "runtimes": 5,
     "comparison": 6,
+    "export_options": 6,
     "exporter": 7,
     "engines": 8,
     "importer": 8,

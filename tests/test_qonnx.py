@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bitexport
 from bitexport.errors import InputError, UnsupportedModel
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.families import LoadOptions
 from bitexport.graph.read import read_onnx
 from bitexport.runtimes import runtime_named

@@ -14,7 +14,7 @@ from test_qonnx import DOMAIN, SIZE, Network, check, executed, images
 import bitexport
 from bitexport.comparison import Tolerance, compare_logits, sample_input
 from bitexport.errors import ComparisonFailure
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.graph.qonnx import read_qonnx
 from bitexport.runtimes import runtime_named
 

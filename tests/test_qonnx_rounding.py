@@ -15,7 +15,7 @@ from command_line import run
 from test_qonnx import DOMAIN, SIZE, Network, executed, executed_at_once
 
 import bitexport
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.graph.read import read_onnx
 from bitexport.runtimes import runtime_named
 

@@ -12,7 +12,7 @@ from torch import nn
 import bitexport
 from bitexport import exporter
 from bitexport.errors import ComparisonFailure, InputError, UnsupportedModel
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.graph.read import read_onnx
 from bitexport.layers import BinaryConv2d
 from bitexport.runtimes import runtime_named

@@ -14,7 +14,7 @@ from bitexport.bench.subjects import Subject
 from bitexport.bench.twins import PRECISIONS, twins_of
 from bitexport.errors import InputError, RuntimeFailure
 from bitexport.evaluation import DataOptions, LabelledImages, open_images, usual_batch
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.graph.chains import as_given
 from bitexport.runtimes import RUNTIMES, BuiltEngine, runtime_named
 

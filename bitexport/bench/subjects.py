@@ -12,7 +12,8 @@ from bitexport.bench.record import ENGINE_PART
 from bitexport.checkpoint import read_checkpoint
 from bitexport.engines import EngineFile, is_engine, read_engine
 from bitexport.errors import BitexportError
-from bitexport.exporter import ExportOptions, lowered_model
+from bitexport.export_options import ExportOptions
+from bitexport.exporter import lowered_model
 from bitexport.families import load_model
 from bitexport.graph import LayerInfo, computes_in_float16
 from bitexport.graph.read import checked_layers, classifier_of, read_onnx

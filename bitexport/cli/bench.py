@@ -88,7 +88,7 @@ def bench(
     from bitexport.bench import bench as measure
     from bitexport.bench.twins import parse_precisions
     from bitexport.evaluation import DataOptions
-    from bitexport.exporter import ExportOptions
+    from bitexport.export_options import ExportOptions
     from bitexport.recordings import read_recording
 
     _check_outputs([json, markdown, html], [*models, *([inputs] if inputs else [])])

@@ -63,7 +63,8 @@ def onnx(
     Example: bitexport onnx checkpoint.pth.tar -o model.onnx
     """
     del debug
-    from bitexport.exporter import ExportOptions, export
+    from bitexport.export_options import ExportOptions
+    from bitexport.exporter import export
     from bitexport.importer import import_qonnx
 
     options = ExportOptions(

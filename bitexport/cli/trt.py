@@ -89,7 +89,7 @@ def trt(
     """
     del debug
     from bitexport.engines import EngineRequest, build_engine, trtexec_line
-    from bitexport.exporter import ExportOptions
+    from bitexport.export_options import ExportOptions
 
     with progress_bar(f"building an engine of {model}") as report:
         request = EngineRequest(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bitexport.errors import InputError, RuntimeFailure
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.runtimes import ENGINE_BUILDERS, EngineBuilder, plugin_library_path
 
 __all__ = ["EngineRequest", "chosen_builder", "plugin_library"]

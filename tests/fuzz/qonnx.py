@@ -31,7 +31,7 @@ from onnx import helper, numpy_helper
 import bitexport
 from bitexport import importer, onnx_library
 from bitexport.errors import BitexportError, ComparisonFailure
-from bitexport.exporter import ExportOptions
+from bitexport.export_options import ExportOptions
 from bitexport.runtimes import runtime_named
 from fuzz.qonnx_graphs import random_graph
 from fuzz.qonnx_spelling import images
