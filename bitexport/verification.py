@@ -195,11 +195,14 @@ def _of_shape(images: FloatArray, shape: ir.Shape | None) -> FloatArray:
     fixed = [n if isinstance(n, int) else None for n in shape]
     pairs = zip(fixed, images.shape, strict=False)
     if len(fixed) != images.ndim or any(n is not None and n != m for n, m in pairs):
+        fix = "Give inputs of the model's shape, or export it with --input-size for theirs."
+        if [*images.shape[1:]] == fixed[1:]:
+            fix = f"Give {fixed[0]} at a time: the batch of the model is fixed."
         raise InputError(
             "the model cannot take the inputs",
             got=list(images.shape),
             expected=[n if n is not None else "N" for n in fixed],
-            fix="Give inputs of the model's shape, or export it with --input-size for theirs.",
+            fix=fix,
         )
     return images
 

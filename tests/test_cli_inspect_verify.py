@@ -362,6 +362,15 @@ class TestVerify:
         outcome = run("verify", path, wrn.checkpoint, "--json")
         assert (outcome.code, outcome.json["samples"]) == (0, 3)
 
+        inputs = tmp_path / "inputs.npz"
+        np.savez(inputs, input=random_images(4, 32, 32))
+        outcome = run("verify", path, wrn.checkpoint, "--inputs", inputs)
+        assert_failure(outcome, 2, "got [4, 3, 32, 32], expected [3, 3, 32, 32]")
+        assert "Give 3 at a time" in outcome.err
+        np.savez(inputs, input=random_images(3, 40, 32))
+        outcome = run("verify", path, wrn.checkpoint, "--inputs", inputs)
+        assert_failure(outcome, 2, "--input-size")
+
     def test_text(self, wrn: Export) -> None:
         outcome = run("verify", wrn.output, wrn.checkpoint)
         assert outcome.out.startswith("equal: rel-L2 ")

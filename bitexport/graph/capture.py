@@ -168,7 +168,8 @@ def _export(
             f"torch could not export the model for inputs of shape {list(example.shape)}",
             got=first_line,
             expected="a model that torch.export can trace",
-            fix="Check the size of the images (--input-size); --debug shows torch's report.",
+            fix="Check the size of the images (--input-size) and the model's operators; torch's "
+            "report, which --debug shows, is the cause of this error.",
         ) from error
     finally:
         noisy.setLevel(level)
