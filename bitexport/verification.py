@@ -49,12 +49,15 @@ class Verification:
         tolerance: What counted as equal.
         divergence: The first tensor that differs, where there was a checkpoint to ask.
         other_source: The model's file says that it was exported from another checkpoint.
+        rounded: The file says that its dense weights were rounded to 8 bits, and the reference's
+            were for the comparison.
     """
 
     comparison: Comparison
     tolerance: Tolerance
     divergence: Divergence | None
     other_source: bool = False
+    rounded: bool = False
 
     def failure(self) -> ComparisonFailure:
         """The error that the figures amount to when they are out of tolerance."""
@@ -103,6 +106,7 @@ def verify_file(
         graph, data = read_onnx(model_path)
         checked_layers(graph, model_path)
         reference, fingerprint = _reference(checkpoint, load_options, graph)
+        rounded = reference is not None and _was_rounded(graph)
         images = _images(graph, recorded, reference)
         expected = _expected(recorded, reference, images)
         input_name, outputs = _interface(graph, model_path)
@@ -130,7 +134,7 @@ def verify_file(
             )
         source = graph.metadata_props.get("bitexport.source_sha256", fingerprint)
         other_source = reference is not None and source != fingerprint
-        return Verification(comparison, tolerance, divergence, other_source)
+        return Verification(comparison, tolerance, divergence, other_source, rounded)
 
 
 def _run(runtime: Runtime, path: Path, data: bytes, feed: Arrays) -> Arrays:
@@ -159,9 +163,13 @@ def _reference(
     other_outputs = len(names) > 1 and names != {*model.outputs}
     if arch and same_family and other_outputs and not asked:
         model = load_model(opened, replace(options or LoadOptions(), arch=arch))
-    if record_of(properties, "options").get("dense_weights") == "int8":
+    if _was_rounded(graph):
         model = replace(model, module=rounded_to_int8(model.module))
     return model, opened.sha256
+
+
+def _was_rounded(graph: ir.Model) -> bool:
+    return record_of(graph.metadata_props, "options").get("dense_weights") == "int8"
 
 
 def _takes_signs(graph: ir.Model) -> bool:

@@ -59,7 +59,9 @@ def test_the_file_is_the_rounded_network(checkpoint: Path, tmp_path: Path) -> No
 def test_verify_knows_that_weights_were_rounded(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "rounded.onnx"
     export(checkpoint, path, *INT8)
-    assert run("verify", path, checkpoint).code == 0
+    outcome = run("verify", path, checkpoint)
+    assert outcome.code == 0
+    assert outcome.err.startswith("note: ") and "8 bits" in outcome.err
 
     model = onnx.load(path)
     (codes,) = (x for x in model.graph.initializer if x.name == "fc.weight")

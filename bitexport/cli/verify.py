@@ -58,6 +58,8 @@ def verify(
             load_options=choices.load_options(family, arch, weights, activations),
         )
     comparison, divergence = result.comparison, result.divergence
+    if result.rounded:
+        say("note: the file has dense weights of 8 bits; so has the reference, for the comparison")
     if json:
         print_json(
             {
