@@ -137,6 +137,12 @@ def test_a_filter_of_zeros_stays(tmp_path: Path) -> None:
     assert [layer.bits_per_weight for layer in report.layers] == [8]
 
 
+def test_a_layer_without_weights_stays() -> None:
+    model = nn.Linear(1, 4)
+    model.weight = nn.Parameter(torch.zeros(4, 0))
+    assert torch.equal(rounded_to_int8(model)(torch.ones(2, 0)), model(torch.ones(2, 0)))
+
+
 def test_the_given_model_keeps_its_weights(tmp_path: Path) -> None:
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

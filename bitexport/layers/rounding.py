@@ -45,7 +45,7 @@ def rounded_to_int8(module: nn.Module) -> nn.Module:
             axes.setdefault(parameter, set()).add(axis)
     for parameter, found in axes.items():
         axis = found.pop() if len(found) == 1 else None
-        if axis is not None:
+        if axis is not None and parameter.numel():
             with torch.no_grad():
                 parameter.copy_(_rounded(parameter, axis))
     return twin
