@@ -61,7 +61,8 @@ class ExportOptions:
             "verify": (self.verify, (False, True)),
         }
         for name, (value, allowed) in given.items():
-            if value not in allowed:
+            # numpy's True equals ours, but no file takes it down; nor is an array one of them.
+            if not isinstance(value, type(allowed[0])) or value not in allowed:
                 raise InputError(
                     f"wrong option {name}",
                     got=repr(value),

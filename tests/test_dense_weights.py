@@ -139,6 +139,12 @@ def test_a_filter_of_zeros_stays(tmp_path: Path) -> None:
     assert [layer.bits_per_weight for layer in report.layers] == [8]
 
 
+def test_a_layer_without_weights_stays() -> None:
+    model = nn.Linear(1, 4)
+    model.weight = nn.Parameter(torch.zeros(4, 0))
+    assert torch.equal(rounded_to_int8(model)(torch.ones(2, 0)), model(torch.ones(2, 0)))
+
+
 def test_the_given_model_keeps_its_weights(tmp_path: Path) -> None:
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -154,6 +160,25 @@ def test_the_file_in_a_session(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = rounded_to_int8(model)(torch.from_numpy(images)).numpy()
     assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("other", [SignConv2d(16, 16, 3), nn.ConvTranspose2d(16, 16, 3)])
+def test_a_weight_that_another_kind_of_layer_shares_stays(other: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), other, nn.Conv2d(16, 16, 3)).eval()
+    model[1].weight = model[0].weight
+    twin = rounded_to_int8(model)
+    assert torch.equal(twin[1].weight, model[1].weight)
+    assert twin[0].weight is twin[1].weight
+    assert not torch.equal(twin[2].weight, model[2].weight)
+
+
+def test_a_weight_that_two_layers_share_is_rounded_once() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)).eval()
+    model[2].weight = model[0].weight
+    twin, alone = rounded_to_int8(model), rounded_to_int8(model[0])
+    assert twin[0].weight is twin[2].weight
+    assert torch.equal(twin[0].weight, alone.weight)
+    assert not torch.equal(twin[0].weight, model[0].weight)
 
 
 class Uncopied(nn.Conv2d):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,6 +26,8 @@ from bitexport.export_options import asked_options
         ("float16", "yes"),
         ("plain", "no"),
         ("verify", None),
+        ("float16", np.True_),
+        ("float16", np.array([True, False])),
     ],
 )
 def test_a_misspelt_option_is_refused(name: str, value: object) -> None:

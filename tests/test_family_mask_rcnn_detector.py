@@ -153,6 +153,20 @@ def test_what_takes_classifiers_only_says_so(
     assert outcome.err.count("\n") == 1 and not [*tmp_path.iterdir()]
 
 
+def test_rounded_dense_weights_move_detections_a_little(sample: Sample, tmp_path: Path) -> None:
+    path = tmp_path / "rounded.onnx"
+    outcome = run(
+        "onnx", sample.file, "-o", path, "--input-size", SIZE, "--dense-weights", "int8", "--json"
+    )  # fmt: skip
+    assert outcome.code == 0 and outcome.json["verify"]["ok"], outcome.err
+    bits = {x["name"]: x["bits_per_weight"] for x in outcome.json["layers"] if x["dense_reason"]}
+    assert len(bits) == 4 and set(bits.values()) == {8}
+    # Those found again are the same things, not just of the same label.
+    rounding = outcome.json["rounding"]
+    assert rounding["samples"] >= 10 and rounding["top1_agreement"] > 0.5
+    assert 1e-4 < rounding["rel_l2"] < 0.1
+
+
 def test_float16_is_refused(sample: Sample, tmp_path: Path) -> None:
     outcome = run("onnx", sample.file, "-o", tmp_path / "half.onnx", "--fp16")
     assert outcome.code == 4 and "cannot be computed in float16" in outcome.err

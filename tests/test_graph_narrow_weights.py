@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,9 @@ def off_levels(kind: str) -> np.ndarray:
         weight = on_levels((CHANNELS, 3, 5, 5), 0, -129, 128)
     elif kind == "128 steps both ways":
         weight = on_levels((CHANNELS, 3, 5, 5), 0, -128, 128)
+    elif kind == "128 steps both ways, one rounded":
+        step = weight[:, 2, 4, 4] / 127
+        weight[:, 0, 0, 0], weight[:, 2, 4, 4] = -128 * step, np.nextafter(128 * step, 0)
     elif kind == "steps too small for float32":
         weight *= np.float32(1e-38)
     elif kind == "zeros":
@@ -170,6 +174,7 @@ def off_levels(kind: str) -> np.ndarray:
         "a step for each input channel",
         "129 steps",
         "128 steps both ways",
+        "128 steps both ways, one rounded",
         "steps too small for float32",
         "zeros",
         "an infinity",
@@ -241,6 +246,19 @@ def test_a_plain_file_says_so_too(tmp_path: Path) -> None:
     assert (layer.op, layer.bits_per_weight) == ("Conv", 8)
 
 
+def test_a_pruned_weight_of_no_levels_is_ruled_out_by_a_few_numbers() -> None:
+    """Where the first weights of each row are 0, others must do."""
+    weight = np.random.default_rng(4).standard_normal((64, 8192), np.float32)
+    weight[:, :1024] = 0
+    tracemalloc.start()
+    try:
+        assert not fits_levels(weight, 0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * weight.nbytes  # less than one copy in float64, which takes most of the time
+
+
 def strangers(kind: str) -> ir.Model:
     model = model_of("Conv", on_levels((CHANNELS, 3, 5, 5)), [1, 3, 9, 9])
     narrow_weights(model)
@@ -275,3 +293,33 @@ def test_what_only_looks_like_it_is_left_alone(kind: str) -> None:
     widen_weights(model)
     assert len(model.graph) == 4
     assert layers_of(model) == []
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("as_output", [False, True])
+def test_nodes_that_somebody_else_reads_stay(place: int, as_output: bool, half: bool) -> None:
+    """Of a stranger's Cast, Sub and Mul one is an output too, or read by a node that stays."""
+    model = model_of("Conv", on_levels((CHANNELS, 3, 5, 5)), [1, 3, 9, 9])
+    narrow_weights(model)
+    value = model.graph[place].outputs[0]
+    if as_output:
+        model.graph.outputs.append(value)
+    else:
+        (first,) = model.graph[3].outputs
+        mean = ir.node("ReduceMean", [value], {"keepdims": 0}, name="mean")
+        mean.outputs[0].type, mean.outputs[0].shape = value.type, ir.Shape([])
+        last = ir.node("Add", [first, mean.outputs[0]], name="last")
+        last.outputs[0].type, first.name, last.outputs[0].name = first.type, "between", "Y"
+        mean.outputs[0].name = "mean"
+        model.graph.extend([mean, last])
+        model.graph.outputs[0] = last.outputs[0]
+    image = np.random.default_rng(0).standard_normal((1, 3, 9, 9), np.float32)
+    expected = run(model, image)
+
+    if half:
+        to_float16(model)
+    else:
+        to_dense(model)
+
+    assert np.abs(run(model, image) - expected).max() <= 5e-3 * half * np.abs(expected).max()

@@ -113,3 +113,12 @@ def test_a_constant_that_is_wanted_in_both_types_is_there_twice() -> None:
     assert [str(v.name) for node in model.graph for v in node.inputs if v is not None].count(
         "scale/float16"
     ) == 2
+
+
+def test_an_output_may_have_its_nodes_name() -> None:
+    model = model_of("agraph (float[2] x) => (float[2] y) { y = Neg(x) }")
+    model.graph[0].name = "y"
+    to_float16(model)
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    (got,) = session.run(["y"], {"x": np.array([1, 2], np.float32)})
+    assert got.tolist() == [-1, -2]

@@ -23,7 +23,8 @@ def rounded_to_int8(module: nn.Module) -> nn.Module:
     Symmetric quantization with a step for each output channel (Krishnamoorthi, "Quantizing deep
     convolutional networks for efficient inference", 2018, sections 2.2 and 3.1): W becomes
     ``step * round(W / step)`` with ``step = max |W| / 127``. Biases, and layers that compute
-    anything but the plain product, stay as they are; so do 1-bit and product-quantized layers.
+    anything but the plain product, stay as they are; so do 1-bit and product-quantized layers, and
+    a weight that is shared with any of these, or by layers with different output channels.
 
     Raises:
         UnsupportedModel: The model cannot be copied.
@@ -37,11 +38,16 @@ def rounded_to_int8(module: nn.Module) -> nn.Module:
             expected="one that copy.deepcopy takes",
             fix="Export it without --dense-weights int8.",
         ) from error
+    axes: dict[nn.Parameter, set[int | None]] = {}
     for layer in twin.modules():
-        axis = _plain_axis(layer)
-        if axis is not None and spec_of(layer) is None:
+        for name, parameter in layer.named_parameters(recurse=False):
+            axis = _plain_axis(layer) if name == "weight" else None
+            axes.setdefault(parameter, set()).add(axis)
+    for parameter, found in axes.items():
+        axis = found.pop() if len(found) == 1 else None
+        if axis is not None and parameter.numel():
             with torch.no_grad():
-                layer.get_parameter("weight").copy_(_rounded(layer.get_parameter("weight"), axis))
+                parameter.copy_(_rounded(parameter, axis))
     return twin
 
 
@@ -51,7 +57,7 @@ def _plain_axis(layer: nn.Module) -> int | None:
         if isinstance(layer, cls):
             plain = type(layer).forward is cls.forward and "weight" in layer._parameters
             grouped = axis == 1 and getattr(layer, "groups", 1) != 1
-            return axis if plain and not grouped else None
+            return axis if plain and not grouped and spec_of(layer) is None else None
     return None
 
 

@@ -61,11 +61,16 @@ class Levels:
 
 
 def levels_of(value: ir.Value | None) -> Levels | None:
-    """What ``narrow_weights``, or somebody else, made of a value; None for any other value."""
+    """What ``narrow_weights``, or somebody else, made of a value; None for any other value.
+
+    The nodes compute nothing else: only the value itself is read, and within the graph.
+    """
     mul = _producer(value, "Mul")
     sub = None if mul is None else _producer(mul.inputs[0], "Sub")
     cast = None if sub is None else _producer(sub.inputs[0], "Cast")
-    if mul is None or sub is None or cast is None:
+    if value is None or mul is None or sub is None or cast is None:
+        return None
+    if value.is_graph_output() or not (_read_once(cast) and _read_once(sub)):
         return None
     codes, step = cast.inputs[0], mul.inputs[1]
     array, middle, steps = constant(codes), constant(sub.inputs[1]), constant(step)
@@ -97,14 +102,12 @@ def widen_weights(model: ir.Model) -> None:
     """Put float32 weights back, in place."""
     for output in [value for node in model.graph for value in node.outputs]:
         levels = levels_of(output)
-        if levels is None or output.is_graph_output():
+        if levels is None:
             continue
         name = levels.codes.name or ""
         weight = new_constant(model.graph, f"{name}/float32", levels.weight())
         output.replace_all_uses_with(weight)
-        for dead in reversed(levels.nodes):
-            if not dead.outputs[0].uses():
-                graph_of(dead).remove(dead, safe=True)
+        graph_of(levels.nodes[0]).remove(levels.nodes, safe=True)
 
 
 def fits_levels(weight: npt.NDArray[Any], axis: int) -> bool:
@@ -120,6 +123,11 @@ def fits_levels(weight: npt.NDArray[Any], axis: int) -> bool:
 def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     node = None if value is None else value.producer()
     return node if node is not None and not node.domain and node.op_type == op_type else None
+
+
+def _read_once(node: ir.Node) -> bool:
+    output = node.outputs[0]
+    return len(output.uses()) == 1 and not output.is_graph_output()
 
 
 def _channel_axis(value: ir.Value) -> int | None:
@@ -176,19 +184,22 @@ def _steps(array: npt.NDArray[Any], axis: int) -> FloatArray | None:
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
     if not largest.any() or ((largest > 0) & (largest < _LEAST)).any():
         return None
+    # The largest, as those of a pruned row may all be 0 elsewhere.
+    sample = np.partition(np.abs(rows), max(0, rows.shape[1] - _SAMPLE), axis=1)[:, -_SAMPLE:]
     counts = np.where(largest == 0, 1, 0)  # of the steps in the largest weight; 0 is none yet
     for count in range(1, _MOST + 1):
         units = largest / count
         chosen = np.flatnonzero(counts == 0)
-        chosen = chosen[_are_multiples(rows[chosen, :_SAMPLE], units[chosen])]
+        chosen = chosen[_are_multiples(sample[chosen], units[chosen])]
         chosen = chosen[_are_multiples(rows[chosen], units[chosen])]
         counts[chosen] = count
     if (counts == 0).any():
         return None
-    # 128 steps there are downwards only, and a BatchNorm may have turned the weights round.
-    all_steps = counts == _MOST
-    turned = all_steps & (rows.max(axis=1) == largest)
-    if (turned & (rows.min(axis=1) == -largest)).any():
+    # 128 steps there are downwards only, and a BatchNorm may have turned the weights round. Half a
+    # step tells 128 from 127, as rounding may keep the largest both ways from being equal.
+    reached = largest * (1 - 0.5 / _MOST)
+    turned = (counts == _MOST) & (rows.max(axis=1) > reached)
+    if (turned & (-rows.min(axis=1) > reached)).any():
         return None
     return _closest(rows, largest, np.where(turned, -counts, counts))
 

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from bitexport.errors import UnsupportedModel
 from bitexport.graph.constants import constant, new_constant
+from bitexport.graph.names import free_name
 from bitexport.graph.passes.narrow_weights import levels_of
 from bitexport.graph.records import Record
 from bitexport.ops.bodies import OPSET
@@ -158,7 +159,9 @@ def _cast_outputs(graph: ir.Graph) -> None:
     for index, value in enumerate(list(graph.outputs)):
         name = value.name
         value.name = f"{name}/float16"
-        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=name)
+        # A stranger's node may be called as what it computes.
+        free = free_name(name or "", {node.name for node in graph})
+        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=free)
         cast.outputs[0].name = name
         cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         cast.outputs[0].shape = value.shape
