@@ -124,7 +124,7 @@ def test_levels_survive_a_batch_norm() -> None:
     (layer,) = layers_of(captured.graph)
     assert layer.bits_per_weight == 8
     assert layer.weight_shape == (CHANNELS, 3, 5, 5)
-    assert layer.stored_bytes == CHANNELS * (75 + 4)  # codes and bias
+    assert layer.stored_bytes == CHANNELS * (75 + 4 + 4)  # codes, steps and biases
     assert not any(node.op_type == "Add" for node in captured.graph.graph)
 
 

@@ -99,11 +99,20 @@ def _stored(value: ir.Value | None) -> ir.Value | None:
     return None
 
 
+def _step(value: ir.Value | None) -> ir.Value | None:
+    """What the 8 bits behind a value, or behind its Cast, are multiplied by."""
+    levels = levels_of(value)
+    producer = None if value is None else value.producer()
+    if levels is None and producer is not None and producer.op_type == "Cast":
+        return _step(producer.inputs[0])
+    return None if levels is None else levels.step
+
+
 def _layer_info(nodes: list[ir.Node]) -> LayerInfo:
     first = nodes[0]
     name = _module(first) if first.domain == DOMAIN or len(nodes) > 1 else first.name
     # Two nodes of one layer may share a constant.
-    stored = _distinct(v for node in nodes for v in map(_stored, node.inputs))
+    stored = _distinct(v for node in nodes for x in node.inputs for v in (_stored(x), _step(x)))
     if first.domain == DOMAIN:
         # The split for zero weights puts the whole layer beside a part of it.
         first = max(nodes, key=lambda node: node.attributes.get_ints("wshape")[0])
