@@ -522,3 +522,21 @@ with contained("ort") as runtime:
         time.sleep(0.1)
     os.kill(int(process.parent.name), signal.SIGKILL)
     pytest.fail("the process is still there")
+
+
+def test_large_images_may_have_large_maps() -> None:
+    """As the masks of a detector: 33 times its image."""
+    value = helper.make_tensor_value_info
+    tile = helper.make_node("Tile", ["input", "times"], ["logits"])
+    graph = helper.make_graph(
+        [tile],
+        "g",
+        [value("input", TensorProto.FLOAT, ["N", 3, None, None])],
+        [value("logits", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([33, 1, 1, 1]), "times")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    with contained("ort") as runtime:
+        runner = runtime.load(model.SerializeToString())
+        image = np.ones((1, 3, 800, 896), np.float32)
+        assert runner.run({"input": image})["logits"].shape == (33, 3, 800, 896)  # 270 MiB

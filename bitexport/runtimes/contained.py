@@ -36,7 +36,8 @@ from bitexport.worker import (
 __all__ = ["ModelCrashed", "ModelStopped", "ModelTooGreedy", "contained", "memory_for", "work"]
 
 _NUMBERS = "biuf"  # kinds of dtypes
-_MOST_BYTES = 256 << 20  # of all outputs of a run
+# Of all outputs of a run; large images may have large maps, as a detector's masks are.
+_MOST_BYTES, _MOST_BYTES_EVER = 256 << 20, 1 << 30
 # A model may take so much, and so many times its file: a bit becomes a float of 32 on the way to
 # being folded, an index of 64, and both are there several times. Measured: 60 to 190 times.
 _MEMORY = "BITEXPORT_MODEL_MEMORY"
@@ -208,7 +209,7 @@ def work() -> None:
             if job["limits"] is not None:
                 limit_time(job["limits"]["seconds"])
             if "run" in job:
-                return {}, _checked(loaded[job["run"]][0].run(arrays))
+                return {}, _checked(loaded[job["run"]][0].run(arrays), arrays)
             load(job, arrays["model"].tobytes())
         except ModelRefused as error:
             if any(words in error.got for words in _NO_MEMORY):
@@ -221,7 +222,7 @@ def work() -> None:
     serve(answer)
 
 
-def _checked(outputs: Arrays) -> Arrays:
+def _checked(outputs: Arrays, inputs: Arrays) -> Arrays:
     for name, output in outputs.items():
         # What is typed as an array may be a sequence, an optional or text.
         kind = getattr(output, "dtype", None)
@@ -232,12 +233,13 @@ def _checked(outputs: Arrays) -> Arrays:
                 expected="arrays of numbers",
                 fix="Check the file with `bitexport inspect`.",
             )
-    whole = sum(output.nbytes for output in outputs.values())
-    if whole > _MOST_BYTES:
+    whole, given = (sum(array.nbytes for array in arrays.values()) for arrays in (outputs, inputs))
+    most = min(max(_MOST_BYTES, _TIMES_THE_INPUTS * given), _MOST_BYTES_EVER)
+    if whole > most:
         raise ModelRefused(
             "the model gives too much at once",
             got=f"{whole >> 20} MiB",
-            expected=f"outputs of up to {_MOST_BYTES >> 20} MiB together",
+            expected=f"outputs of up to {most >> 20} MiB together",
             fix="Give fewer images; if few give so much, look where the file comes from.",
         )
     return outputs
