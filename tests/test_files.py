@@ -238,7 +238,11 @@ def test_files_are_written_together(path: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
-@pytest.mark.parametrize("existing", [{"a.onnx", "z.json"}, {"a.onnx"}, {"z.json"}, set()], ids=str)
+@pytest.mark.parametrize(
+    "existing",
+    [{"a.onnx", "z.json"}, {"a.onnx"}, {"z.json"}, set()],
+    ids=["both", "the first", "the second", "none"],
+)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "broken")])
 def test_a_failure_between_two_renames_undoes_the_first(
     error: BaseException,
