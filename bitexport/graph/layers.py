@@ -87,32 +87,29 @@ def _is_layer(node: ir.Node) -> bool:
 
 
 def _stored(value: ir.Value | None) -> ir.Value | None:
-    """The initializer behind a value, looking through a Cast and what 8 bits are read by."""
+    """The initializer behind a value, of a weight of 8 bits its codes."""
+    return next(iter(_constants(value)), None)
+
+
+def _constants(value: ir.Value | None) -> tuple[ir.Value, ...]:
+    """The initializers behind a value, looking through a Cast and what 8 bits are read by."""
+    if value is None:
+        return ()
     if constant(value) is not None:
-        return value
-    levels = levels_of(value)
-    if levels is not None:
-        return levels.codes
-    producer = None if value is None else value.producer()
+        return (value,)
+    if (levels := levels_of(value)) is not None:
+        return (levels.codes, levels.step)
+    producer = value.producer()
     if producer is not None and producer.op_type == "Cast":
-        return _stored(producer.inputs[0])
-    return None
-
-
-def _step(value: ir.Value | None) -> ir.Value | None:
-    """What the 8 bits behind a value, or behind its Cast, are multiplied by."""
-    levels = levels_of(value)
-    producer = None if value is None else value.producer()
-    if levels is None and producer is not None and producer.op_type == "Cast":
-        return _step(producer.inputs[0])
-    return None if levels is None else levels.step
+        return _constants(producer.inputs[0])
+    return ()
 
 
 def _layer_info(nodes: list[ir.Node]) -> LayerInfo:
     first = nodes[0]
     name = _module(first) if first.domain == DOMAIN or len(nodes) > 1 else first.name
     # Two nodes of one layer may share a constant.
-    stored = _distinct(v for node in nodes for x in node.inputs for v in (_stored(x), _step(x)))
+    stored = _distinct(v for node in nodes for x in node.inputs for v in _constants(x))
     if first.domain == DOMAIN:
         # The split for zero weights puts the whole layer beside a part of it.
         first = max(nodes, key=lambda node: node.attributes.get_ints("wshape")[0])
