@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bitexport.checkpoint import read_checkpoint
 from bitexport.comparison import (
     Comparison,
+    ReferenceRun,
     Tolerance,
     compare_bits,
     compare_outputs,
@@ -186,8 +187,12 @@ def _export(
     )
     write_origin(lowered.graph, origin)
     data = ir.to_proto(lowered.graph).SerializeToString(deterministic=True)
-    comparison = _verify(data, lowered, model, options) if options.verify else None
-    rounding = _rounding(lowered, exact, model, options) if options.verify else None
+    comparison = rounding = None
+    if options.verify:
+        images = _images(lowered, model, options)
+        expected = _reference(model, images)
+        comparison = _verify(data, lowered, model, options, images, expected)
+        rounding = None if model is exact else _rounding(exact, images, expected)
     write_atomically(output, data)
     return ExportReport(
         family=model.family,
@@ -277,29 +282,9 @@ def _images(lowered: LoweredModel, model: LoadedModel, options: ExportOptions) -
     return sample_input(_input_shape(model, options), None if shape is None else shape[0])
 
 
-def _rounding(
-    lowered: LoweredModel, exact: LoadedModel, rounded: LoadedModel, options: ExportOptions
-) -> Comparison | None:
-    """What the rounding of dense weights does to the outputs; None where nothing is rounded."""
-    if rounded is exact:
-        return None
-    images = _images(lowered, exact, options)
-    got, expected = (
-        reference_run(model.module, images, model.outputs).outputs for model in (rounded, exact)
-    )
-    # Figures, not a verdict: what is lost in accuracy only a data set can say. Detections have to
-    # be told apart all the same: any two of a label would be the same one within infinity.
-    limit = _ALIKE if isinstance(exact.module, Detector) else math.inf
-    return compare_outputs(got, expected, Tolerance(rel_l2=limit, top1=0))
-
-
-def _verify(
-    data: bytes, lowered: LoweredModel, model: LoadedModel, options: ExportOptions
-) -> Comparison:
-    runtime = runtime_named("ort")
-    images = _images(lowered, model, options)
+def _reference(model: LoadedModel, images: FloatArray) -> ReferenceRun:
     try:
-        expected = reference_run(model.module, images, model.outputs)
+        return reference_run(model.module, images, model.outputs)
     except RuntimeError as error:
         if model.family != OWN_FAMILY:
             raise
@@ -309,6 +294,26 @@ def _verify(
             expected=f"a model that takes images of shape {list(images.shape)}",
             fix="Check what its layers get: an nn.Conv2d of 1-bit weights takes no vectors, say.",
         ) from error
+
+
+def _rounding(exact: LoadedModel, images: FloatArray, rounded: ReferenceRun) -> Comparison:
+    """What the rounding of dense weights does to the outputs."""
+    # Figures, not a verdict: what is lost in accuracy only a data set can say. Detections have to
+    # be told apart all the same: any two of a label would be the same one within infinity.
+    limit = _ALIKE if isinstance(exact.module, Detector) else math.inf
+    tolerance = Tolerance(rel_l2=limit, top1=0)
+    return compare_outputs(rounded.outputs, _reference(exact, images).outputs, tolerance)
+
+
+def _verify(
+    data: bytes,
+    lowered: LoweredModel,
+    model: LoadedModel,
+    options: ExportOptions,
+    images: FloatArray,
+    expected: ReferenceRun,
+) -> Comparison:
+    runtime = runtime_named("ort")
     got = runtime.load(data).run({"input": images, **expected.inputs})
     binary = model.binary_activations or any(x.binary_activations for x in lowered.layers)
     tolerance = Tolerance.for_model(binary_activations=binary, float16=options.float16)
@@ -322,7 +327,8 @@ def _verify(
         # What zeros are taken for is the only thing that may differ.
         if (twin := ones_for_zeros(model.module)) is not None:
             asked = replace(options, zero_weights="exact")
-            _verify(data, lowered, replace(model, module=twin), asked)
+            model = replace(model, module=twin)
+            _verify(data, lowered, model, asked, images, _reference(model, images))
         return comparison
     divergence = first_divergence(
         lowered.graph, model.module, images, runtime, limit=tolerance.rel_l2

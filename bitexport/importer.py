@@ -117,12 +117,7 @@ def import_qonnx(
 
 
 def _refuse_checkpoint_options(options: ExportOptions) -> None:
-    usual = ExportOptions()
-    if (options.load, options.input_size, options.dense_weights) != (
-        usual.load,
-        usual.input_size,
-        usual.dense_weights,
-    ):
+    if not asked_options(options).keys().isdisjoint(("load", "input_size", "dense_weights")):
         raise InputError(
             "an option does not apply to a QONNX file",
             got="--family, --arch, --weights, --activations, --dense-weights or --input-size",
