@@ -10,22 +10,16 @@ Runtime. A run appends to its file; what is there already is not repeated.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import torch
-from training_digits import GOAL_SEEDS, SYSTEMS, Context, spread
+from training_digits import SYSTEMS, Context, command, spread
 
 import bitexport
 from bitexport.export_options import ExportOptions
 from training.evaluation import run_exported
 from training.prediction import accuracy, predict
 from training.recipe import load_recipe
-from training.trainer import RunOptions, threads
 
 OPTIONS = {"exact": ExportOptions(), "int8": ExportOptions(dense_weights="int8")}
 
@@ -71,33 +65,5 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--out", type=Path, default=Path("dense-weights-digits.json"))
-    parser.add_argument("--seeds", type=int, default=GOAL_SEEDS)
-    parser.add_argument("--systems", nargs="*", help="rows of the table; all by default")
-    parser.add_argument("--table", type=Path, help="print the table of these results, and stop")
-    arguments = parser.parse_args()
-    if arguments.table:
-        print(table(json.loads(arguments.table.read_text())))
-        return
-    results: dict[str, Any] = {"runs": {}}
-    if arguments.out.exists():
-        results = json.loads(arguments.out.read_text())
-    results["versions"] = {"torch": torch.__version__, "bitexport": bitexport.__version__}
-    for seed in range(arguments.seeds):
-        for name in arguments.systems or SYSTEMS:
-            runs = results["runs"].setdefault(name, {})
-            if str(seed) in runs:
-                continue
-            with tempfile.TemporaryDirectory() as folder, threads(1):
-                options = RunOptions(Path(folder), seed=seed, device="cpu", threads=1)
-                runs[str(seed)] = measure(name, Context(seed, Path(folder), options))
-            arguments.out.write_text(json.dumps(results, indent=1) + "\n")
-            print(f"{name}, seed {seed}: {runs[str(seed)]}", flush=True)
-    print(table(results))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "dense-weights-digits.json", SYSTEMS, measure, table)

@@ -19,6 +19,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,13 @@ def exported(
     }
 
 
-def run_row(name: str, seeds: int, results: dict[str, Any], out: Path) -> None:
+def run_row(
+    name: str,
+    seeds: int,
+    results: dict[str, Any],
+    out: Path,
+    measure: Callable[[str, Context], dict[str, Any]],
+) -> None:
     """The seeds of one row that are not there yet, each written when it is done."""
     runs = results["runs"].setdefault(name, {})
     for seed in range(seeds):
@@ -139,10 +146,10 @@ def run_row(name: str, seeds: int, results: dict[str, Any], out: Path) -> None:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, threads(1):
             options = RunOptions(Path(folder), seed=seed, device="cpu", threads=1)
-            runs[str(seed)] = run_one(name, Context(seed, Path(folder), options))
+            runs[str(seed)] = measure(name, Context(seed, Path(folder), options))
         out.write_text(json.dumps(results, indent=1) + "\n")
         took = time.perf_counter() - started
-        print(f"{name}, seed {seed}: {runs[str(seed)]['accuracy']:.2%} in {took:.0f} s", flush=True)
+        print(f"{name}, seed {seed}: {json.dumps(runs[str(seed)])} in {took:.0f} s", flush=True)
 
 
 def run_one(name: str, context: Context) -> dict[str, Any]:
@@ -190,10 +197,24 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} +- {deviation:.2f}"
 
 
-def main() -> None:
-    """Run, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--out", type=Path, default=Path("training-digits.json"))
+def command(
+    description: str,
+    out: str,
+    names: Iterable[str],
+    measure: Callable[[str, Context], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+) -> None:
+    """Run the rows of a table, or print it.
+
+    Args:
+        description: What the program does.
+        out: Its file of results, by default.
+        names: The rows.
+        measure: One row and seed.
+        table: The results as Markdown.
+    """
+    parser = argparse.ArgumentParser(description=description.split("\n", maxsplit=1)[0])
+    parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--seeds", type=int, default=GOAL_SEEDS)
     parser.add_argument("--systems", nargs="*", help="rows of the table; all by default")
     parser.add_argument("--table", type=Path, help="print the table of these results, and stop")
@@ -208,10 +229,10 @@ def main() -> None:
         "machine", f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     )
     results["versions"] = {"torch": torch.__version__, "bitexport": bitexport.__version__}
-    for name in arguments.systems or GOALS:
-        run_row(name, arguments.seeds, results, arguments.out)
+    for name in arguments.systems or names:
+        run_row(name, arguments.seeds, results, arguments.out, measure)
     print(table(results))
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, "training-digits.json", GOALS, run_one, table)
